@@ -1,0 +1,41 @@
+# Copyright (c) 2026, The envfleet.gpu_cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The control node's half of conda_env: it reads the locks, since only here is a YAML parser."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ..module_utils._conda.errors import CondaError
+from ..modules.conda_env import ARGUMENT_SPEC
+from ..plugin_utils._lock_files import read_environments
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no types
+    """Send the content of the locks along with their names."""
+
+    _supports_check_mode = True
+    _supports_diff = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        """Check the locks here, then run the module once for all environments."""
+        task_vars = task_vars or {}
+        super().run(tmp, task_vars)
+        _valid, arguments = self.validate_argument_spec(ARGUMENT_SPEC)
+        directory = arguments.pop("locks_dir") or task_vars.get("inventory_dir") or task_vars["playbook_dir"]
+        try:
+            locks = read_environments(
+                arguments["environments"], directory, arguments.pop("channels"), arguments.pop("channel_alias")
+            )
+        except CondaError as error:
+            raise AnsibleActionFail(str(error)) from error
+        for environment in arguments["environments"]:
+            environment["locks"] = {platform: lock.as_dict() for platform, lock in locks[environment["name"]].items()}
+        result = self._execute_module(module_args=arguments, task_vars=task_vars)
+        result.pop("invocation", None)  # it repeats every lock
+        return t.cast("dict[str, t.Any]", result)

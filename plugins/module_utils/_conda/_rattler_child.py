@@ -1,0 +1,66 @@
+# Copyright (c) 2026, The envfleet.gpu_cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The child process of the rattler engine. It is run as source text by the base's own Python, which has py-rattler."""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import json
+import os
+import sys
+import traceback
+
+
+def complete_records(prefix):  # type: ignore[no-untyped-def]  # runs on its own, where typing buys nothing
+    """Fill the records with what the packages say of themselves: a lock does not carry all of it."""
+    for path in glob.glob(os.path.join(glob.escape(prefix), "conda-meta", "*.json")):
+        with open(path, encoding="utf-8") as stream:
+            record = json.load(stream)
+        with open(os.path.join(record["extracted_package_dir"], "info", "index.json"), encoding="utf-8") as stream:
+            record = {**record, **json.load(stream)}
+        record["requested_specs"] = []
+        with open(path, "w", encoding="utf-8") as stream:
+            json.dump(record, stream, indent=2, sort_keys=True)
+        os.chmod(path, 0o644)
+
+
+async def install(order):  # type: ignore[no-untyped-def]  # as above
+    """Install what *order* lists, and return rattler's version."""
+    import rattler
+
+    build_string = getattr(rattler, "BuildString", str)  # releases before 0.28 take plain text
+    records = [
+        rattler.RepoDataRecord(
+            rattler.PackageRecord(
+                name=package["name"],
+                version=package["version"],
+                build=build_string(package["build"]),
+                build_number=0,
+                subdir=package["subdir"],
+                sha256=bytes.fromhex(package["sha256"]) or None,
+                md5=bytes.fromhex(package["md5"]) or None,
+            ),
+            file_name=package["url"].rsplit("/", 1)[-1],
+            url=package["url"],
+            channel=package["url"].rsplit("/", 2)[0],
+        )
+        for package in order["packages"]
+    ]
+    await rattler.install(
+        records, target_prefix=order["prefix"], cache_dir=order["cache"], execute_link_scripts=True, show_progress=False
+    )
+    complete_records(order["prefix"])
+    return rattler.__version__
+
+
+if __name__ == "__main__":
+    try:
+        outcome = {"version": asyncio.run(install(json.load(sys.stdin)))}
+    except Exception as error:  # whatever it is, the parent makes one message of it
+        outcome = {"error": str(error) or traceback.format_exc()}
+    sys.stdout.write(json.dumps(outcome) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # rattler's threads can crash an interpreter that ends in the ordinary way

@@ -1,0 +1,124 @@
+# Copyright (c) 2026, The envfleet.gpu_cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Bring all environments of a node to their locks in one go: look first, and act only on what differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import typing as t
+
+from . import engines, generations
+from .errors import CondaError
+from .files import exclusive, require_free_space
+from .generations import Environment, Layout, Plan, SmokeTest
+from .locks import Lock
+from .problems import Problem
+from .records import read_records
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """One environment as it should be."""
+
+    name: str
+    lock: Lock
+    smoke_test: SmokeTest
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What holds for all environments of a node."""
+
+    layout: Layout
+    pkgs_dir: str
+    base_prefix: str
+    engine: str
+    verify: str
+    min_free_mb: int
+    lock_timeout_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What was, or in check mode would be, done for one environment."""
+
+    before: Environment
+    todo: Plan
+    problems: tuple[Problem, ...]
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """For JSON."""
+        before, after = self.packages()
+        return {
+            "name": self.before.name,
+            "generation": self.todo.generation,
+            "previous": self.before.target,
+            "identity": self.todo.lock.identity,
+            "actions": self.todo.actions(),
+            "added": [after[name] for name in sorted(after.keys() - before.keys())],
+            "removed": [before[name] for name in sorted(before.keys() - after.keys())],
+            "changed": [
+                {"name": name, "before": before[name], "after": after[name]}
+                for name in sorted(before.keys() & after.keys())
+                if before[name] != after[name]
+            ],
+            "problems": [problem.as_dict() for problem in self.problems],
+        }
+
+    def packages(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Name to label of what is in the live generation and of what is in the lock."""
+        records = read_records(self.before.target)[0] if self.todo and self.before.target else []
+        after = {package.name: package.label for package in self.todo.lock.packages}
+        return ({record.name: record.label for record in records} if self.todo else after), after
+
+    def diff(self) -> dict[str, str]:
+        """For --diff: the packages, and what is wrong now."""
+        before, after = self.packages()
+        wrong = [f"{problem.kind} {problem.subject}: {problem.detail}" for problem in self.problems]
+        name = self.before.name
+        return {
+            "before_header": f"{name} ({self.before.target or 'absent'})",
+            "after_header": f"{name} ({self.todo.generation})",
+            "before": "".join(f"{line}\n" for line in [*sorted(before.values()), *wrong]),
+            "after": "".join(f"{line}\n" for line in sorted(after.values())),
+        }
+
+
+def converge(wanted: t.Sequence[Wanted], settings: Settings, check_mode: bool) -> list[Outcome]:
+    """Bring every environment of *wanted* to its lock, or tell what that would take.
+
+    :raises CondaError: what cannot be done, before any change where that can be known before.
+    """
+    outcomes = [_observe(environment, settings) for environment in wanted]
+    if check_mode or not any(outcome.todo for outcome in outcomes):
+        return outcomes
+    layout = settings.layout
+    engine = None
+    if any(outcome.todo.build for outcome in outcomes):
+        engine = engines.select(settings.engine, settings.base_prefix, "conda_envs_engine")
+        require_free_space(layout.generations_dir, settings.min_free_mb, "conda_envs_min_free_mb")
+    os.umask(0o022)
+    for directory in (layout.envs_dir, layout.generations_dir, settings.pkgs_dir):
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+    with exclusive(layout.lock_file, settings.lock_timeout_seconds, "conda_envs_lock_timeout_seconds"):
+        for index, (environment, seen) in enumerate(zip(wanted, outcomes)):
+            if not seen.todo:
+                continue
+            # Another run may have done it while this one waited for the lock.
+            outcomes[index] = outcome = _observe(environment, settings)
+            try:
+                if outcome.todo:
+                    generations.apply(outcome.todo, engine, settings.pkgs_dir, environment.smoke_test)
+            except CondaError as error:
+                raise CondaError(f"conda_envs_shared: {environment.name}: {error}") from error
+    return outcomes
+
+
+def _observe(wanted: Wanted, settings: Settings) -> Outcome:
+    environment = generations.look(settings.layout, wanted.name)
+    problems = [*environment.problems, *generations.verify(environment, wanted.lock, settings.verify)]
+    todo = generations.plan(settings.layout, environment, wanted.lock, problems)
+    return Outcome(environment, todo, tuple(problems))

@@ -1,0 +1,129 @@
+# Copyright (c) 2026, The envfleet.gpu_cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Changes to the file system that are whole or not there: links, files, trees, and the lock around them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+import time
+import typing as t
+
+from .errors import CondaError
+
+
+def sync_directory(path: str) -> None:
+    """Make the entries of directory *path* survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_link(link: str, target: str) -> None:
+    """Point the symbolic link *link* at *target* with one rename(2): readers see the old target or the new one.
+
+    :raises CondaError: *link* is something else than a link, which is left alone.
+    """
+    if os.path.lexists(link) and not os.path.islink(link):
+        raise CondaError(f"{link} exists and is no link of this collection: move it away, then run again")
+    parent = os.path.dirname(link)
+    temporary = os.path.join(parent, f".{os.path.basename(link)}.{os.getpid()}.new")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    os.symlink(target, temporary)
+    os.replace(temporary, link)
+    sync_directory(parent)
+
+
+def write_file(path: str, content: str, mode: int = 0o644) -> None:
+    """Write *content* to *path* whole or not at all, and make it survive a power loss."""
+    parent = os.path.dirname(path)
+    descriptor, temporary = tempfile.mkstemp(dir=parent, prefix=f".{os.path.basename(path)}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    sync_directory(parent)
+
+
+def remove_tree(path: str) -> None:
+    """Remove *path* and all below it. A directory nobody may write to is no obstacle to its owner."""
+
+    def make_writable(function: t.Callable[[str], object], name: str, _error: object) -> None:
+        parent = os.path.dirname(name)
+        os.chmod(parent, stat.S_IMODE(os.lstat(parent).st_mode) | stat.S_IRWXU)
+        function(name)
+
+    if os.path.lexists(path):
+        shutil.rmtree(path, onerror=make_writable)
+
+
+def require_free_space(path: str, wanted_mb: int, option: str) -> None:
+    """Refuse to begin where less than *wanted_mb* MiB are free.
+
+    :raises CondaError: with *option*, the name of the variable that sets the limit.
+    """
+    free_mb = free_bytes(path) // 2**20
+    if free_mb < wanted_mb:
+        raise CondaError(
+            f"{option}: {free_mb} MiB are free at {path}, {wanted_mb} are wanted: free some space or lower {option}"
+        )
+
+
+def existing_parent(path: str) -> str:
+    """The nearest directory at or above *path* that is there."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path) or "/"
+    return path
+
+
+def free_bytes(path: str) -> int:
+    """Bytes that can still be written where *path* is, or will be."""
+    info = os.statvfs(existing_parent(path))
+    return info.f_bavail * info.f_frsize
+
+
+@contextlib.contextmanager
+def exclusive(path: str, timeout_seconds: float, option: str) -> t.Iterator[None]:
+    """Hold the lock file *path* while the body runs, so that no two runs change the same tree.
+
+    The kernel drops the lock with the process: a killed run leaves nothing to clean up.
+
+    :raises CondaError: another run still held it after *timeout_seconds*; *option* names that limit's variable.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    with open(path, "a+", encoding="utf-8") as stream:
+        os.fchmod(stream.fileno(), 0o644)
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    stream.seek(0)
+                    holder = stream.read().strip() or "an unknown process"
+                    raise CondaError(
+                        f"another run is changing this node ({holder} holds {path}) and did not end within "
+                        f"{timeout_seconds:g} s: wait for it, or raise {option}"
+                    ) from error
+                time.sleep(0.2)
+        stream.seek(0)
+        stream.truncate()
+        stream.write(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        stream.flush()
+        yield

@@ -1,0 +1,312 @@
+# Copyright (c) 2026, The envfleet.gpu_cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Environments as generations: each installed lock is a prefix that never changes, and a name is a link to one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import glob
+import json
+import os
+import stat
+import typing as t
+
+from . import prefixes
+from .engines import Engine, forget
+from .errors import CondaError
+from .files import remove_tree, replace_link, write_file
+from .locks import Lock
+from .prefixes import Manifest
+from .problems import Problem
+from .processes import run
+from .records import Record, compare_files, compare_with_lock, read_records
+
+LEVELS = ("fast", "records", "full")
+_BUILDING = ".building"
+_MESSAGE = "Managed by envfleet.gpu_cluster: change the environment's lock file and run the site playbook."
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where environments are on a node."""
+
+    envs_dir: str  #: the names people use
+    generations_dir: str  #: NAME/ID for each installed lock
+
+    def link(self, name: str) -> str:
+        """The path that people activate."""
+        return os.path.join(self.envs_dir, name)
+
+    def new_generation(self, name: str, identity: str, leftovers: t.Collection[str]) -> str:
+        """The first free path for a generation of *identity*: a damaged one may be in use and is built anew beside.
+
+        The paths of *leftovers* will be free by then.
+        """
+        stem = os.path.join(self.home(name), identity[:12])
+        number = 1
+        path = stem
+        while os.path.lexists(path) and path not in leftovers:
+            number += 1
+            path = f"{stem}-{number}"
+        return path
+
+    def generations(self, name: str) -> list[str]:
+        """Everything that is or was to become a generation of *name*."""
+        return sorted(glob.glob(os.path.join(glob.escape(self.home(name)), "*")))
+
+    def home(self, name: str) -> str:
+        """The directory of the generations of *name*."""
+        return os.path.join(self.generations_dir, name)
+
+    def leftovers(self, name: str) -> list[str]:
+        """The prefixes whose builds did not end: the name has never led to one of them."""
+        home = self.home(name)
+        marks = glob.glob(os.path.join(glob.escape(home), f".*{_BUILDING}"))
+        return sorted(os.path.join(home, os.path.basename(mark)[1 : -len(_BUILDING)]) for mark in marks)
+
+    @property
+    def lock_file(self) -> str:
+        """What a run holds while it changes anything here."""
+        return os.path.join(self.generations_dir, ".lock")
+
+
+@dataclasses.dataclass(frozen=True)
+class Environment:
+    """What there is of one environment on the node."""
+
+    name: str
+    link: str
+    target: str | None  #: the prefix the name leads to, where it leads to one
+    manifest: Manifest | None  #: of that prefix
+    problems: tuple[Problem, ...]
+    leftovers: tuple[str, ...]  #: prefixes that killed runs left unfinished
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """For JSON."""
+        return {
+            "name": self.name,
+            "link": self.link,
+            "generation": self.target,
+            "identity": self.manifest.identity if self.manifest else None,
+            "created": self.manifest.created if self.manifest else None,
+            "engine": self.manifest.engine if self.manifest else None,
+            "problems": [problem.as_dict() for problem in self.problems],
+            "leftovers": list(self.leftovers),
+        }
+
+
+def look(layout: Layout, name: str) -> Environment:
+    """See what there is of environment *name*, with one walk over its live generation."""
+    link = layout.link(name)
+    target: str | None = None
+    manifest: Manifest | None = None
+    problems: list[Problem] = []
+    home = os.path.join(os.path.realpath(layout.generations_dir), name)
+    if os.path.islink(link):
+        target = os.path.realpath(link)
+        if not os.path.isdir(target):
+            problems.append(Problem("link", link, f"leads to {os.readlink(link)}, where nothing is"))
+            target = None
+        elif os.path.dirname(target) != home:
+            problems.append(Problem("link", link, f"leads to {target}, which is no generation of {name}"))
+        else:
+            manifest = prefixes.read_manifest(target)
+            if manifest is None:
+                problems.append(Problem("manifest", target, "the generation has no whole manifest"))
+            else:
+                problems += prefixes.check(target, manifest)
+    elif os.path.lexists(link):
+        problems.append(Problem("obstacle", link, "is no link of this collection"))
+    return Environment(name, link, target, manifest, tuple(problems), tuple(layout.leftovers(name)))
+
+
+def names(layout: Layout) -> list[str]:
+    """Every environment there is anything of."""
+    found = set()
+    for directory in (layout.envs_dir, layout.generations_dir):
+        with contextlib.suppress(FileNotFoundError):
+            found.update(name for name in os.listdir(directory) if not name.startswith("."))
+    return sorted(found)
+
+
+def verify(environment: Environment, lock: Lock, level: str) -> list[Problem]:
+    """What is wrong with the live generation beyond what look() saw, at *level* records or full."""
+    if level == "fast" or environment.target is None:
+        return []
+    records, problems = read_records(environment.target)
+    problems += compare_with_lock(records, lock)
+    if level == "full":
+        problems += compare_files(environment.target, records)
+    return problems
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What has to be done for an environment: nothing, a switch to a generation that is there, or a build before it."""
+
+    environment: Environment
+    lock: Lock
+    generation: str
+    build: bool
+    switch: bool
+
+    def __bool__(self) -> bool:
+        return self.build or self.switch or bool(self.environment.leftovers)
+
+    def actions(self) -> list[str]:
+        """The steps, in order, in the words of the domain."""
+        name = self.environment.name
+        steps = [f"remove unfinished generation {path} of {name}" for path in self.environment.leftovers]
+        if self.build:
+            steps.append(f"build generation {self.generation} of {name} with {len(self.lock.packages)} packages")
+        if self.switch:
+            steps.append(f"point {self.environment.link} to {self.generation}")
+        return steps
+
+
+def plan(layout: Layout, environment: Environment, lock: Lock, problems: t.Sequence[Problem]) -> Plan:
+    """Decide what brings *environment* to *lock*, when *problems* are all that is known to be wrong with it."""
+    live = environment.target
+    if live and environment.manifest and environment.manifest.identity == lock.identity and not problems:
+        return Plan(environment, lock, live, build=False, switch=False)
+    for path in layout.generations(environment.name):
+        manifest = prefixes.read_manifest(path) if path != live else None
+        if manifest and manifest.identity == lock.identity and not prefixes.check(path, manifest):
+            return Plan(environment, lock, path, build=False, switch=True)
+    path = layout.new_generation(environment.name, lock.identity, environment.leftovers)
+    return Plan(environment, lock, path, build=True, switch=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class SmokeTest:
+    """A command that must succeed in a generation before people get it."""
+
+    argv: tuple[str, ...]
+    user: str
+    timeout_seconds: float
+
+
+def apply(todo: Plan, engine: Engine | None, cache: str, smoke_test: SmokeTest) -> None:
+    """Do what *todo* says. The caller holds the lock of the layout.
+
+    :raises CondaError: it could not be done; the name is as it was, and an unfinished generation is gone.
+    """
+    if os.path.lexists(todo.environment.link) and not os.path.islink(todo.environment.link):
+        raise CondaError(
+            f"{todo.environment.link} exists and is no link of this collection: move it away, then run again"
+        )
+    for path in todo.environment.leftovers:
+        _discard(path)
+    if todo.build:
+        assert engine is not None
+        try:
+            _build(todo, engine, cache, smoke_test)
+        except BaseException as error:
+            _discard(todo.generation)
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise CondaError(f"the disk is full: {error.filename or todo.generation}") from error
+            raise
+    if todo.switch:
+        replace_link(todo.environment.link, todo.generation)
+
+
+def _build(todo: Plan, engine: Engine, cache: str, smoke_test: SmokeTest) -> None:
+    prefix, lock = todo.generation, todo.lock
+    os.makedirs(os.path.dirname(prefix), mode=0o755, exist_ok=True)
+    write_file(_mark(prefix), "")
+    engine.install(lock.packages, prefix, cache)
+    damaged = _damaged(prefix, lock)
+    if damaged:
+        # An edit in place of a file that is a hard link reaches the cache, and comes back from there.
+        forget(damaged, cache)
+        remove_tree(prefix)
+        engine.install(lock.packages, prefix, cache)
+        damaged = _damaged(prefix, lock)
+        if damaged:
+            raise CondaError(f"{damaged[0].label} is damaged in its own archive: its files are not what its list says")
+    _compile(prefix)
+    _protect(prefix)
+    _tidy_modes(prefix)
+    if smoke_test.argv:
+        _smoke(prefix, smoke_test)
+    prefixes.finish(prefix, lock.identity, engine.name)
+    os.unlink(_mark(prefix))
+
+
+def _mark(prefix: str) -> str:
+    """What stands beside a prefix from before it is begun until it is finished."""
+    return os.path.join(os.path.dirname(prefix), f".{os.path.basename(prefix)}{_BUILDING}")
+
+
+def _discard(prefix: str) -> None:
+    """Remove an unfinished prefix, and only then the mark that says it is one."""
+    remove_tree(prefix)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_mark(prefix))
+
+
+def _damaged(prefix: str, lock: Lock) -> list[Record]:
+    """The packages whose files are not what they must be.
+
+    :raises CondaError: the packages are not those of the lock.
+    """
+    records, problems = read_records(prefix)
+    problems += compare_with_lock(records, lock)
+    if problems:
+        raise CondaError(f"the engine did not install the lock: {problems[0].subject}: {problems[0].detail}")
+    return [record for record in records if compare_files(prefix, [record])]
+
+
+def _compile(prefix: str) -> None:
+    """Write byte code once, valid whatever the files' times: users cannot write it and would start slowly."""
+    python = os.path.join(prefix, "bin/python")
+    if os.path.exists(python):
+        folders = glob.glob(os.path.join(glob.escape(prefix), "lib/python3.*"))
+        # A package may carry files for other Pythons that do not compile: that is no failure of the build.
+        run(
+            [python, "-I", "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash", *folders],
+            keep_lock=True,
+        )
+
+
+def _protect(prefix: str) -> None:
+    """Make conda (CEP 22) and pip (PEP 668) refuse to change a generation, even for root."""
+    write_file(os.path.join(prefix, "conda-meta/frozen"), json.dumps({"message": _MESSAGE}) + "\n")
+    for library in glob.glob(os.path.join(glob.escape(prefix), "lib/python3.*")):
+        if os.path.isdir(library) and not os.path.islink(library):
+            write_file(os.path.join(library, "EXTERNALLY-MANAGED"), f"[externally-managed]\nError={_MESSAGE}\n")
+
+
+def _tidy_modes(prefix: str) -> None:
+    """All may read, none but the owner may write, no set-uid: whatever modes the archives came with."""
+    for path in ("", *prefixes.scan(prefix)):
+        path = os.path.join(prefix, path)
+        info = os.lstat(path)
+        if stat.S_ISLNK(info.st_mode):
+            continue
+        mode = stat.S_IMODE(info.st_mode)
+        execute = 0o111 if mode & 0o100 else 0
+        wanted = (mode | 0o444 | execute) & ~0o7022
+        if wanted != mode:
+            os.chmod(path, wanted)
+
+
+def _smoke(prefix: str, smoke_test: SmokeTest) -> None:
+    path = os.path.join(prefix, "bin")
+    command = os.path.join(path, smoke_test.argv[0])
+    argv = [command if os.path.exists(command) else smoke_test.argv[0], *smoke_test.argv[1:]]
+    result = run(
+        argv,
+        environment={"CONDA_PREFIX": prefix},
+        path=path,
+        user=smoke_test.user if os.geteuid() == 0 else "",
+        timeout_seconds=smoke_test.timeout_seconds,
+    )
+    if result.returncode != 0:
+        raise CondaError(
+            f"the smoke test failed with {result.returncode}: {' '.join(smoke_test.argv)}\n{result.tail()}"
+        )

@@ -1,0 +1,131 @@
+# Copyright (c) 2026, The envfleet.gpu_cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A finished prefix and its manifest, and the cheap answer to: is it still what was installed?
+
+A prefix is finished when it has a manifest, which is written last. The manifest holds one fingerprint over the name,
+kind, mode, owner, size and modification time of everything in the prefix, so a check is one walk and no file is read.
+Only where the fingerprint differs is the listing behind it read, to tell what differs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import stat
+import time
+import typing as t
+
+from .errors import CondaError
+from .explain import explain
+from .files import write_file
+from .problems import Problem
+
+# No name here may end in .json: conda takes every conda-meta/*.json for a package and dies of it.
+MANIFEST = "conda-meta/envfleet.manifest"
+LISTING = "conda-meta/envfleet.files"
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a finished prefix says of itself."""
+
+    identity: str  #: what was installed: a lock's id, or an installer's version and sum
+    fingerprint: str  #: sha256 over the listing
+    created: str  #: UTC, ISO 8601
+    engine: str  #: who installed it
+
+
+def scan(prefix: str) -> dict[str, str]:
+    """Everything in *prefix*, by relative path: kind, mode, owner, and for what is no directory size and time."""
+    entries: dict[str, str] = {}
+    pending = [""]
+    while pending:
+        directory = pending.pop()
+        with os.scandir(os.path.join(prefix, directory)) as found:
+            for entry in found:
+                path = f"{directory}{entry.name}"
+                info = entry.stat(follow_symlinks=False)
+                line = f"{stat.S_IFMT(info.st_mode):o} {stat.S_IMODE(info.st_mode):o} {info.st_uid} {info.st_gid}"
+                if stat.S_ISDIR(info.st_mode):
+                    pending.append(f"{path}/")
+                elif path in (MANIFEST, LISTING):
+                    continue
+                else:
+                    line += f" {info.st_size} {info.st_mtime_ns}"
+                entries[path] = line
+    return entries
+
+
+def listing_text(entries: t.Mapping[str, str]) -> str:
+    """The listing as it is kept and fingerprinted."""
+    return "".join(f"{line}\t{json.dumps(path)}\n" for path, line in sorted(entries.items()))
+
+
+def fingerprint(text: str) -> str:
+    """The fingerprint of a listing."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def finish(prefix: str, identity: str, engine: str) -> Manifest:
+    """Declare *prefix* finished: nothing in it may change from now on."""
+    text = listing_text(scan(prefix))
+    manifest = Manifest(
+        identity=identity,
+        fingerprint=fingerprint(text),
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        engine=engine,
+    )
+    write_file(os.path.join(prefix, LISTING), text)
+    write_file(
+        os.path.join(prefix, MANIFEST),
+        json.dumps({"format": FORMAT, **dataclasses.asdict(manifest)}, indent=1, sort_keys=True) + "\n",
+    )
+    return manifest
+
+
+def read_manifest(prefix: str) -> Manifest | None:
+    """The manifest of *prefix*, or None where there is none that is whole: then the prefix is not finished."""
+    try:
+        with open(os.path.join(prefix, MANIFEST), encoding="utf-8") as stream:
+            content = json.load(stream)
+        if content.pop("format") != FORMAT:
+            return None
+        return Manifest(**content)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def check(prefix: str, manifest: Manifest) -> list[Problem]:
+    """What is different in *prefix* since it was finished: an empty list, after one walk, where nothing is."""
+    entries = scan(prefix)
+    if fingerprint(listing_text(entries)) == manifest.fingerprint:
+        return []
+    try:
+        recorded = read_listing(prefix, manifest)
+    except CondaError as error:
+        return [Problem("manifest", LISTING, str(error))]
+    return explain(prefix, recorded, entries)
+
+
+def read_listing(prefix: str, manifest: Manifest) -> dict[str, str]:
+    """The listing made when *prefix* was finished.
+
+    :raises CondaError: it is gone, or not the one the manifest was made with.
+    """
+    try:
+        with open(os.path.join(prefix, LISTING), encoding="utf-8") as stream:
+            text = stream.read()
+    except (OSError, ValueError) as error:
+        raise CondaError(f"the listing of what was installed cannot be read: {error}") from error
+    if fingerprint(text) != manifest.fingerprint:
+        raise CondaError("the listing of what was installed was changed")
+    entries = {}
+    for row in text.splitlines():
+        line, _tab, path = row.partition("\t")
+        entries[json.loads(path)] = line
+    return entries

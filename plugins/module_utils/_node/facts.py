@@ -1,0 +1,125 @@
+# Copyright (c) 2026, The envfleet.gpu_cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a node says of itself through its files alone: no subprocess, no network, nothing changed."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import platform
+import pwd
+import stat
+import typing as t
+
+from .._conda import generations, prefixes
+from .._conda.files import existing_parent
+from .._conda.problems import Problem
+from .._conda.records import sha256_of
+
+_NVIDIA = "0x10de"
+_DISPLAY_CLASSES = ("0x0300", "0x0302")  # VGA and 3D controller: the first four digits of a PCI class
+_PLATFORMS = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
+
+
+def system() -> dict[str, str]:
+    """Architecture, conda's name for the platform, and the C library's version."""
+    architecture = platform.machine()
+    glibc = ""
+    with contextlib.suppress(ValueError, OSError):
+        glibc = (os.confstr("CS_GNU_LIBC_VERSION") or "").replace("glibc ", "")
+    return {
+        "architecture": architecture,
+        "platform": _PLATFORMS.get(architecture, f"linux-{architecture}"),
+        "glibc": glibc,
+    }
+
+
+def base(link: str) -> dict[str, t.Any]:
+    """The base that *link* leads to, and whether it is what was installed."""
+    problems: list[Problem] = []
+    manifest: prefixes.Manifest | None = None
+    target: str | None = None
+    if os.path.islink(link):
+        target = os.path.realpath(link)
+        if os.path.isdir(target):
+            manifest = prefixes.read_manifest(target)
+            if manifest is None:
+                problems.append(Problem("manifest", target, "the base has no whole manifest"))
+            else:
+                problems += prefixes.check(target, manifest)
+        else:
+            problems.append(Problem("link", link, f"leads to {os.readlink(link)}, where nothing is"))
+            target = None
+    elif os.path.lexists(link):
+        problems.append(Problem("obstacle", link, "is no link of this collection"))
+    return {
+        "link": link,
+        "target": target,
+        "identity": manifest.identity if manifest else None,
+        "problems": [problem.as_dict() for problem in problems],
+    }
+
+
+def environments(layout: generations.Layout) -> dict[str, t.Any]:
+    """Every shared environment there is anything of, by name."""
+    return {name: generations.look(layout, name).as_dict() for name in generations.names(layout)}
+
+
+def file(path: str) -> dict[str, t.Any]:
+    """What *path* is, whose it is, and for a regular file the sha256 of its content."""
+    try:
+        info = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return {"state": "absent"}
+    facts: dict[str, t.Any] = {
+        "state": "other",
+        "mode": f"{stat.S_IMODE(info.st_mode):04o}",
+        "owner": _name(lambda: pwd.getpwuid(info.st_uid).pw_name, info.st_uid),
+        "group": _name(lambda: grp.getgrgid(info.st_gid).gr_name, info.st_gid),
+    }
+    if stat.S_ISLNK(info.st_mode):
+        facts.update(state="link", target=os.readlink(path))
+    elif stat.S_ISDIR(info.st_mode):
+        facts.update(state="directory")
+    elif stat.S_ISREG(info.st_mode):
+        facts.update(state="file", sha256=sha256_of(path))
+    return facts
+
+
+def _name(lookup: t.Callable[[], str], number: int) -> str:
+    try:
+        return lookup()
+    except KeyError:
+        return str(number)
+
+
+def disk(path: str) -> dict[str, int]:
+    """Room where *path* is or will be: free and total MiB, free inodes."""
+    info = os.statvfs(existing_parent(path))
+    return {
+        "free_mb": info.f_bavail * info.f_frsize // 2**20,
+        "total_mb": info.f_blocks * info.f_frsize // 2**20,
+        "free_inodes": info.f_favail,
+    }
+
+
+def gpus(sysfs: str = "/sys") -> list[dict[str, str]]:
+    """The NVIDIA GPUs that the kernel's PCI bus shows, by address."""
+    root = os.path.join(sysfs, "bus/pci/devices")
+    found = []
+    for address in sorted(os.listdir(root) if os.path.isdir(root) else []):
+        device = {name: _read(os.path.join(root, address, name)) for name in ("vendor", "class", "device")}
+        if device["vendor"] == _NVIDIA and device["class"].startswith(_DISPLAY_CLASSES):
+            found.append({"address": address, "device": device["device"], "class": device["class"]})
+    return found
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""

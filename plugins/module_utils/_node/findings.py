@@ -1,0 +1,128 @@
+# Copyright (c) 2026, The envfleet.gpu_cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Drift: what the look saw, held against what is wanted. Pure: it runs on the control node and touches nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import typing as t
+
+#: Of one kind of problem in one prefix, how many are told one by one.
+TOLD = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One difference between a node and what it should be."""
+
+    component: str  #: base, policy, or environment NAME
+    subject: str  #: the path or package it is about
+    expected: str
+    actual: str
+    severity: str = "error"  #: error: users are affected; warning: they are not yet
+    fix: str = "auto"  #: auto: the next run corrects it; drain: needs an empty node; human: a person must decide
+
+    def as_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+    def text(self) -> str:
+        """For a person, in one line."""
+        return f"{self.component}: {self.subject}: {self.actual} (expected {self.expected})"
+
+
+def of_base(node: t.Mapping[str, t.Any], link: str, identity: str) -> list[Finding]:
+    """The base against its wanted *identity*, which is VERSION@SHA256."""
+    found = node["base"]
+    wanted = identity.partition("@")[0]
+    if found["link"] != link:
+        raise ValueError(f"the look was at {found['link']}, not at {link}")
+    if found["target"] is None and not found["problems"]:
+        return [Finding("base", link, wanted, "absent")]
+    findings = _of_problems("base", found["problems"], wanted)
+    if found["identity"] and found["identity"] != identity:
+        findings.append(Finding("base", link, wanted, _identity_text(found["identity"], identity)))
+    return findings
+
+
+def _identity_text(found: str, wanted: str) -> str:
+    version, _at, digest = found.partition("@")
+    return f"{version} from another installer ({digest[:12]})" if version == wanted.partition("@")[0] else version
+
+
+def of_files(node: t.Mapping[str, t.Any], files: t.Sequence[t.Mapping[str, t.Any]]) -> list[Finding]:
+    """Managed files and links, given as path with content or target, and mode, owner, group for a file."""
+    findings = []
+    for wanted in files:
+        path = wanted["path"]
+        found = node["files"][path]
+        expected = _expected_file(wanted)
+        differing = {key: found.get(key) for key, value in expected.items() if found.get(key) != value}
+        if found["state"] != expected["state"]:
+            findings.append(Finding("policy", path, _file_text(expected, expected), found["state"]))
+        elif differing:
+            findings.append(Finding("policy", path, _file_text(expected, differing), _file_text(found, differing)))
+    return findings
+
+
+def _expected_file(wanted: t.Mapping[str, t.Any]) -> dict[str, str]:
+    if wanted.get("state") == "absent":
+        return {"state": "absent"}
+    if "target" in wanted:
+        return {"state": "link", "target": wanted["target"]}
+    return {
+        "state": "file",
+        "sha256": hashlib.sha256(wanted["content"].encode("utf-8")).hexdigest(),
+        "mode": wanted.get("mode", "0644"),
+        "owner": wanted.get("owner", "root"),
+        "group": wanted.get("group", "root"),
+    }
+
+
+def _file_text(values: t.Mapping[str, str], keys: t.Collection[str]) -> str:
+    told = []
+    for key in keys:
+        if key == "sha256":
+            told.append(f"content {str(values.get(key))[:12]}")
+        elif key != "state":
+            told.append(f"{key} {values.get(key)}")
+    return ", ".join(told) or values["state"]
+
+
+def of_environments(node: t.Mapping[str, t.Any], environments: t.Mapping[str, t.Mapping[str, str]]) -> list[Finding]:
+    """Shared environments against the identity of their locks: {name: {link, identity}}."""
+    findings = []
+    for name, wanted in environments.items():
+        component = f"environment {name}"
+        identity = wanted["identity"]
+        found = node["environments"].get(name)
+        if found is None or (found["generation"] is None and not found["problems"]):
+            findings.append(Finding(component, wanted["link"], f"lock {identity[:12]}", "absent"))
+        else:
+            findings += _of_problems(component, found["problems"], f"lock {identity[:12]}")
+            if found["identity"] and found["identity"] != identity:
+                findings.append(
+                    Finding(component, wanted["link"], f"lock {identity[:12]}", f"lock {found['identity'][:12]}")
+                )
+        for path in found["leftovers"] if found else ():
+            findings.append(Finding(component, path, "absent", "unfinished generation of a killed run", "warning"))
+    return findings
+
+
+def _of_problems(component: str, problems: t.Sequence[t.Mapping[str, str]], expected: str) -> list[Finding]:
+    """Tell the first of each kind one by one, and the rest as a number."""
+    findings: list[Finding] = []
+    seen: dict[str, int] = {}
+    for problem in problems:
+        kind = problem["kind"]
+        seen[kind] = seen.get(kind, 0) + 1
+        if seen[kind] <= TOLD:
+            fix = "human" if kind == "obstacle" else "auto"
+            findings.append(Finding(component, problem["subject"], expected, f"{kind}: {problem['detail']}", fix=fix))
+    findings += [
+        Finding(component, f"{count - TOLD} more", expected, kind) for kind, count in seen.items() if count > TOLD
+    ]
+    return findings

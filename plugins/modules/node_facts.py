@@ -1,0 +1,142 @@
+#!/usr/bin/python
+# Copyright (c) 2026, The envfleet.gpu_cluster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: node_facts
+short_description: Look once at what a node has
+version_added: "0.1.0"
+author: The envfleet.gpu_cluster authors (@envfleet)
+description:
+  - One read-only look at everything the roles of this collection need to know of a node, to decide without a further
+    remote call whether anything has to be done there.
+  - It reads files alone. It starts no process, opens no connection, and changes nothing.
+  - The content of an environment is checked by one walk over its files, which reads none of them unless something
+    differs.
+options:
+  base_prefix:
+    description: The link that leads to the Miniconda base.
+    type: path
+    default: /opt/conda
+  envs_dir:
+    description: Where the names of shared environments are.
+    type: path
+    default: /opt/envfleet/envs
+  generations_dir:
+    description: Where the generations of shared environments are.
+    type: path
+    default: /opt/envfleet/generations
+  files:
+    description: Files and links to tell kind, owner, mode and content of.
+    type: list
+    elements: path
+    default: []
+extends_documentation_fragment:
+  - envfleet.gpu_cluster.attributes
+  - envfleet.gpu_cluster.attributes.read_only
+"""
+
+EXAMPLES = r"""
+- name: Look at the node
+  envfleet.gpu_cluster.node_facts:
+    files: [/etc/conda/.condarc]
+  register: gpu_cluster_look
+
+- name: Show the generation of an environment
+  ansible.builtin.debug:
+    msg: "{{ gpu_cluster_look.node.environments.shared_ml.generation }}"
+"""
+
+RETURN = r"""
+node:
+  description: What the node has.
+  returned: success
+  type: dict
+  contains:
+    system:
+      description: Architecture, conda platform, version of the C library.
+      type: dict
+      returned: always
+      sample: {architecture: x86_64, platform: linux-64, glibc: "2.36"}
+    base:
+      description:
+        - The base, with the prefix that the link leads to, and what is wrong with it.
+        - The identity is the installer's version and sha256, joined by an at sign.
+      type: dict
+      returned: always
+      sample:
+        link: /opt/conda
+        target: /opt/envfleet/base/py310_26.5.3-1
+        identity: py310_26.5.3-1@4a82fe0a50a28e8a9406b3ed8e465b7009aa7d0225566802c3370df96b10d834
+        problems: []
+    environments:
+      description:
+        - Each shared environment by name, with its live generation, the identity of the lock it was built from,
+          what is wrong with it, and unfinished generations that killed runs left.
+      type: dict
+      returned: always
+      sample:
+        shared_ml:
+          name: shared_ml
+          link: /opt/envfleet/envs/shared_ml
+          generation: /opt/envfleet/generations/shared_ml/5f0c61d3c1a2
+          identity: 5f0c61d3c1a2d9a1c3a1b1f28e0a4a1d0f0d4c6e9b7a8f5e6d7c8b9a0f1e2d3c
+          created: "2026-11-23T10:00:00Z"
+          engine: rattler
+          problems: []
+          leftovers: []
+    files:
+      description: What each of O(files) is, by path. A regular file has the sha256 of its content, a link its target.
+      type: dict
+      returned: always
+      sample:
+        /etc/conda/.condarc: {state: file, mode: "0644", owner: root, group: root, sha256: e3b0c442}
+    disk:
+      description: Free and total MiB and free inodes for the bases and the environments.
+      type: dict
+      returned: always
+      sample:
+        /opt/envfleet/generations: {free_mb: 81920, total_mb: 256000, free_inodes: 16000000}
+    gpus:
+      description: The NVIDIA GPUs on the PCI bus.
+      type: list
+      elements: dict
+      returned: always
+      sample: [{address: "0000:17:00.0", device: "0x2330", class: "0x030200"}]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import Layout
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node import facts
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "base_prefix": {"type": "path", "default": "/opt/conda"},
+            "envs_dir": {"type": "path", "default": "/opt/envfleet/envs"},
+            "generations_dir": {"type": "path", "default": "/opt/envfleet/generations"},
+            "files": {"type": "list", "elements": "path", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    layout = Layout(module.params["envs_dir"], module.params["generations_dir"])
+    base_prefix = module.params["base_prefix"]
+    module.exit_json(
+        changed=False,
+        node={
+            "system": facts.system(),
+            "base": facts.base(base_prefix),
+            "environments": facts.environments(layout),
+            "files": {path: facts.file(path) for path in module.params["files"]},
+            "disk": {path: facts.disk(path) for path in (base_prefix, layout.generations_dir)},
+            "gpus": facts.gpus(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""A lab node, and what an operator and a user do with it: run playbooks from here, and log in over ssh."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+INVENTORY = Path(__file__).resolve().parent / "inventory"
+NODE = "accept-1"
+
+# Everything of a node that a run of ours may touch.
+_TOUCHED = "/opt /etc/conda /etc/profile.d /usr/local/bin"
+# Runs on the node: every regular file that a record lists must have the recorded content.
+_VERIFY = """
+import glob, hashlib, json, os, sys
+records = glob.glob(sys.argv[1] + "/conda-meta/*.json")
+assert records, "no records"
+for record in map(json.load, map(open, records)):
+    for entry in record["paths_data"]["paths"]:
+        path = os.path.join(sys.argv[1], entry["_path"])
+        assert os.path.lexists(path), path
+        if entry["path_type"] == "hardlink":
+            wanted = entry.get("sha256_in_prefix") or entry["sha256"]
+            assert hashlib.sha256(open(path, "rb").read()).hexdigest() == wanted, path
+print(len(records))
+"""
+
+
+def lab(*arguments: str) -> None:
+    """Run the lab's command line."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    subprocess.run([sys.executable, "-m", "lab", *arguments], cwd=ROOT, env=environment, check=True, timeout=600)
+
+
+def lab_variables() -> dict[str, Any]:
+    """What the lab wrote down for Ansible."""
+    content = yaml.safe_load((INVENTORY / "group_vars/all/lab.yml").read_text())
+    return dict(content)
+
+
+def start_playbook(name: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a playbook as the head of a process group of its own."""
+    command = [Path(sys.executable).with_name("ansible-playbook"), "-i", INVENTORY / "hosts.yml", *arguments]
+    return subprocess.Popen(
+        [*command, ROOT / "playbooks" / f"{name}.yml"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def playbook(name: str, *arguments: str) -> tuple[int, str]:
+    """Run a playbook to its end: its exit code, and what it printed."""
+    process = start_playbook(name, *arguments)
+    output, _nothing = process.communicate(timeout=600)
+    return process.returncode, output
+
+
+def on_node(command: str, *, user: str = "root", check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a shell command on the node as *user*, over ssh."""
+    variables = lab_variables()
+    options = [*shlex.split(variables["ansible_ssh_common_args"]), "-i", variables["ansible_ssh_private_key_file"]]
+    port = yaml.safe_load((INVENTORY / "hosts.yml").read_text())["gpu_nodes"]["hosts"][NODE]["ansible_port"]
+    return subprocess.run(
+        ["ssh", *options, "-p", str(port), f"{user}@127.0.0.1", command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=check,
+        timeout=300,
+    )
+
+
+def snapshot() -> str:
+    """All that a run could have changed: names, kinds, modes, sizes, targets, inode and modification times."""
+    return on_node(f"find {_TOUCHED} -printf '%p %y %m %U:%G %s %l %i %T@\\n' | sort").stdout
+
+
+def verified_packages(prefix: str) -> int:
+    """How many packages *prefix* has, when each of their files is there with its recorded content; else an error."""
+    return int(on_node(f"/usr/bin/python3 -c {shlex.quote(_VERIFY)} {prefix}").stdout)
+
+
+def environment_state(name: str = "tools") -> str:
+    """The prefix that the name leads to, proved complete and usable by people, or nothing where there is no name."""
+    link = f"/opt/envfleet/envs/{name}"
+    if on_node(f"test -L {link} || test -e {link}", check=False).returncode:
+        return ""
+    prefix = on_node(f"readlink -e {link}").stdout.strip()
+    verified_packages(prefix)
+    on_node(f"{link}/bin/python -c 'import requests, six'", user="alice")
+    return prefix
