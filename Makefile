@@ -11,12 +11,14 @@ MAKEFLAGS += --no-builtin-rules
 export PATH := $(CURDIR)/.venv/bin:$(shell tr : '\n' <<<"$$PATH" | grep -v '/shims$$' | paste -sd :)
 # Ansible's temporary files and caches stay in the checkout.
 export ANSIBLE_HOME := $(CURDIR)/.ansible
+# ssh's control sockets do not: their paths may have no more than 108 bytes, wherever the checkout lies.
+export ANSIBLE_SSH_CONTROL_PATH_DIR := $(HOME)/.ansible/cp
 export PYTHON
 
-DEMO := inventory/demo
+DEMO := inventory/demo/hosts.yml
 INVENTORY ?= $(DEMO)
 # The lab is built only for the demo: who names an inventory has machines.
-needs_lab := $(if $(filter $(DEMO),$(INVENTORY:/=)),lab)
+needs_lab := $(if $(filter $(DEMO),$(INVENTORY)),lab)
 playbook = ansible-playbook -i '$(INVENTORY)' $(if $(LIMIT),--limit '$(LIMIT)') $(ARGS)
 lab = PYTHONPATH=tests python -m lab
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-DEMO = "inventory/demo"
+DEMO = "inventory/demo/hosts.yml"
 USER = "alice"
 ENVIRONMENT = "shared_ml"
 
@@ -17,7 +17,7 @@ def login(inventory: Path) -> str:
     """The ssh command that takes a person to the demo's first node, from what the lab wrote beside the inventory."""
     from lab.inventory import read_inventory
 
-    variables = yaml.safe_load((inventory / "group_vars" / "all" / "lab.yml").read_text())
+    variables = yaml.safe_load((inventory.parent / "group_vars" / "all" / "lab.yml").read_text())
     node = read_inventory(inventory).nodes[0]
     options = [f"-oUserKnownHostsFile={variables['lab_ssh_known_hosts']}", "-i", variables["lab_ssh_key"]]
     return shlex.join(["ssh", *options, "-p", str(node.port), f"{USER}@127.0.0.1"])

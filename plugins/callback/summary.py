@@ -28,6 +28,7 @@ from ansible.plugins.callback import CallbackBase
 from ansible.plugins.loader import action_loader
 
 _LOOK_FIRST = {"copy", "template", "assemble"}
+_INCLUDES = {"include_tasks", "include_role", "import_tasks", "import_role", "meta"}
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no types
@@ -89,8 +90,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
 def _cost(task: t.Any) -> int:
     """How many modules a task runs on its node."""
     name = task.resolved_action or task.action
-    if name.startswith("ansible.builtin.") and name.rpartition(".")[2] in _LOOK_FIRST:
+    builtin = name.rpartition(".")[2] if name.startswith("ansible.builtin.") else ""
+    if builtin in _INCLUDES:
+        return 0
+    if builtin in _LOOK_FIRST:
         return 2
     plugin = action_loader.get(name, class_only=True)
-    # A module of its own has no action plugin; meta and include have neither and need no connection.
     return 0 if plugin is not None and not getattr(plugin, "_requires_connection", True) else 1

@@ -82,6 +82,10 @@ class Layout:
             if self._is_marked(path) and prefixes.read_manifest(path) is None and os.path.realpath(path) != live
         ]
 
+    def downloads(self) -> list[str]:
+        """What killed runs left of a download. Whoever asks holds the lock, so nobody uses it."""
+        return glob.glob(os.path.join(glob.escape(self.versions_dir), ".download-*"))
+
     def _is_marked(self, prefix: str) -> bool:
         return os.path.exists(self.unfinished_marker(prefix))
 
@@ -184,7 +188,7 @@ def install(wanted: Wanted, fetch: Fetch, check_mode: bool = False) -> Plan:
         todo = plan(wanted)
         for path in todo.leftovers:
             _discard(layout, path)
-        for path in glob.glob(os.path.join(glob.escape(layout.versions_dir), ".download-*")):
+        for path in layout.downloads():
             remove_tree(path)
         if todo.install:
             assert todo.target is not None
@@ -257,6 +261,8 @@ def remove(layout: Layout, lock_timeout_seconds: float, check_mode: bool = False
                 os.unlink(layout.prefix)
             for path in todo.removals:
                 _discard(layout, path)
+            for path in layout.downloads():
+                remove_tree(path)
     return todo
 
 

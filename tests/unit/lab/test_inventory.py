@@ -99,7 +99,7 @@ def test_variables_offer_the_oldest_installer_and_list_all(tmp_path: Path) -> No
     assert variables["miniconda_installer_url"] == "http://envfleet-lab-mirror:8080/installers/Base-1.0.sh"
     assert variables["miniconda_installer_sha256"] == "aa"
     assert [one["version"] for one in variables["lab_installers"]] == ["1.0", "2.0"]
-    assert variables["miniconda_channels"] == ["http://envfleet-lab-mirror:8080/lab"]
+    assert variables["gpu_cluster_channels"] == ["http://envfleet-lab-mirror:8080/lab"]
     assert variables["lab_python"] == "3.10.13"
     assert yaml.safe_load(yaml.safe_dump(variables)) == variables
 
