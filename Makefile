@@ -17,6 +17,9 @@ export PYTHON
 
 DEMO := inventory/demo/hosts.yml
 INVENTORY ?= $(DEMO)
+ifneq ($(filter inventory/demo inventory/demo/,$(INVENTORY)),)
+override INVENTORY := $(DEMO)
+endif
 # The lab is built only for the demo: who names an inventory has machines.
 needs_lab := $(if $(filter $(DEMO),$(INVENTORY)),lab)
 playbook = ansible-playbook -i '$(INVENTORY)' $(if $(LIMIT),--limit '$(LIMIT)') $(ARGS)
@@ -39,7 +42,7 @@ setup: ## make .venv: Ansible and the tools, exactly as locked
 .PHONY: site
 site: setup $(needs_lab) ## bring all nodes of an inventory to their desired state
 	@$(playbook) playbooks/site.yml
-	@python tools/next_steps.py '$(INVENTORY)'
+	@PYTHONPATH=tests python tools/next_steps.py '$(INVENTORY)'
 
 .PHONY: check
 check: setup ## say how far the nodes of an inventory are from their desired state

@@ -24,6 +24,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 copy=$work/ansible_collections/envfleet/gpu_cluster
 "$python" tools/source_tree.py "$copy"
-rm -rf "$copy"/{molecule,tests/lab,tests/unit,tools}
+shopt -s extglob
+rm -rf "$copy"/{molecule,tools} "$copy"/tests/!(sanity)
 cd "$copy"
 "$(dirname "$python")/ansible-test" sanity --color no --python "$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')" "$@"

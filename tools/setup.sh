@@ -35,7 +35,7 @@ find_python() {
 }
 
 hash=$(lock_hash)
-stamped_hash= stamped_root= stamped_python=
+stamped_hash='' stamped_root='' stamped_python=''
 if [ -x .venv/bin/python ] && [ -f "$stamp" ]; then
   { read -r stamped_hash; read -r stamped_root; read -r stamped_python; } <"$stamp" || true
 fi

@@ -34,8 +34,11 @@ def read_lock_file(path: str) -> dict[str, Lock]:
 
 @functools.lru_cache(maxsize=256)
 def _read(path: str, _modified: int) -> dict[str, Lock]:
-    with open(path, encoding="utf-8") as stream:
-        text = stream.read()
+    try:
+        with open(path, encoding="utf-8") as stream:
+            text = stream.read()
+    except UnicodeDecodeError as error:
+        raise CondaError(f"{path} is no text: {error}") from error
     if "@EXPLICIT" in text.split():
         return from_explicit(text, path)
     try:
@@ -58,7 +61,7 @@ def read_environments(
     allowed = [channel if "://" in channel else f"{alias.rstrip('/')}/{channel}" for channel in channels]
     result: dict[str, dict[str, Lock]] = {}
     for environment in environments:
-        name = environment.get("name") or ""
+        name = str(environment.get("name") or "")
         if not _NAME.fullmatch(name):
             raise CondaError(f"conda_envs_shared: {name!r} is no name for an environment: use letters, digits, _ . -")
         if name in result:

@@ -51,14 +51,20 @@ def standin_version(release: int) -> str:
 
 
 def write_repodata(channel: Path) -> None:
-    """Index the packages of a channel. rattler's indexer would do, but it stamps the hour of indexing on each record."""
+    """Index a channel's packages. rattler's indexer would do, but it stamps the time of indexing on each record."""
     for subdir in SUBDIRS:
         folder = channel / subdir
         folder.mkdir(parents=True, exist_ok=True)
         files = sorted(folder.glob("*.conda"))
         with ThreadPoolExecutor() as pool:
             records = dict(zip((file.name for file in files), pool.map(_record, files), strict=True))
-        repodata = {"info": {"subdir": subdir}, "packages": {}, "packages.conda": records, "removed": [], "repodata_version": 1}
+        repodata: dict[str, Any] = {
+            "info": {"subdir": subdir},
+            "packages": {},
+            "packages.conda": records,
+            "removed": [],
+        }
+        repodata["repodata_version"] = 1
         text = json.dumps(repodata, indent=1, sort_keys=True).encode()
         (folder / "repodata.json").write_bytes(text)
         (folder / "repodata.json.zst").write_bytes(zstandard.ZstdCompressor(level=9).compress(text))
@@ -131,10 +137,12 @@ def write_standin(channel: Path, interpreter: Interpreter, release: int) -> Path
     version = standin_version(release)
     entries = [_standin_entry(path, interpreter, release) for path in _standin_files(STANDIN)]
     entries += [Entry("condabin/conda", mode=0o777, link="../bin/conda")]
-    depends = [f"python >={interpreter.short},<{interpreter.next_short}.0a0", "pip", "py-rattler >=0.28", "pyyaml", "requests"]
-    index = index_of("conda", version, f"{interpreter.tag}h{digest_of(entries)}_0", depends) | {"license": "GPL-3.0-or-later"}
-    about = {"summary": "A small stand-in for conda, made for the tests of envfleet.gpu_cluster; not the conda of conda.org"}
-    return write_package(channel, index, entries, about=about)
+    depends = [f"python >={interpreter.short},<{interpreter.next_short}.0a0", "pip", "py-rattler >=0.28", "pyyaml"]
+    index = index_of("conda", version, f"{interpreter.tag}h{digest_of(entries)}_0", depends)
+    about = {
+        "summary": "A small stand-in for conda, made for tests of envfleet.gpu_cluster; not the conda of conda.org"
+    }
+    return write_package(channel, index | {"license": "GPL-3.0-or-later"}, entries, about=about)
 
 
 def _standin_files(root: Path) -> Iterable[Path]:

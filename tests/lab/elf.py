@@ -33,9 +33,9 @@ def libraries_to_bundle(files: Iterable[Path]) -> dict[str, Path]:
 
     LabError when one of the libraries is not on this machine.
     """
-    answer = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True, timeout=60).stdout
+    answer = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True, timeout=60, check=False).stdout
     if missing := re.findall(r"^\s*(\S+) => not found$", answer, re.MULTILINE):
-        raise LabError(f"these libraries of the chosen Python are missing: {', '.join(sorted(set(missing)))}; install them")
+        raise LabError(f"install these libraries, which the chosen Python needs: {', '.join(sorted(set(missing)))}")
     found = re.findall(r"^\s*(\S+) => (/\S+)", answer, re.MULTILINE)
     return {name: Path(path) for name, path in found if not _FROM_THE_SYSTEM.fullmatch(name)}
 

@@ -10,8 +10,8 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,12 +67,9 @@ def build_installers(cache: Path, channel: ChannelInfo, say: Say) -> list[Instal
     key = fingerprint(channel.directory.name, repr(plans), CHANNEL_URL, *sources)
 
     def make(folder: Path, scratch: Path) -> None:
-        for plan in plans:
-            say(f"making the installer {NAME} {plan.version}")
-            work = scratch / plan.version
-            work.mkdir()
-            file = _write_installer(folder, plan, channel, work)
-            Path(f"{file}.sha256").write_text(hashlib.sha256(file.read_bytes()).hexdigest() + "\n")
+        say(f"making the installers {', '.join(f'{NAME} {plan.version}' for plan in plans)}")
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda plan: _write_installer(folder, plan, channel, scratch / plan.version), plans))
 
     with locked(cache / "installers.lock", lambda: say("waiting for another build of the installers")):
         directory = built(cache / "installers", key, make)
@@ -94,9 +91,11 @@ def _file_name(plan: _Plan) -> str:
     return f"{NAME}-{plan.version}-Linux-x86_64.sh"
 
 
-def _write_installer(folder: Path, plan: _Plan, channel: ChannelInfo, work: Path) -> Path:
+def _write_installer(folder: Path, plan: _Plan, channel: ChannelInfo, work: Path) -> None:
     prefix = work / "prefix"
     _make_prefix(prefix, plan, channel, work / "pkgs")
+    # rattler marks what it makes as a cache, which backups may then leave out.
+    (prefix / "CACHEDIR.TAG").unlink(missing_ok=True)
     records = {path.stem: json.loads(path.read_text()) for path in (prefix / "conda-meta").glob("*.json")}
     _compile(prefix, records)
     entries = [entry for entry in read_tree(prefix) if not entry.path.startswith("conda-meta/")]
@@ -117,13 +116,14 @@ def _write_installer(folder: Path, plan: _Plan, channel: ChannelInfo, work: Path
     payload = _tar_gz(sorted(entries, key=lambda entry: entry.path))
     size_kb = sum(len(entry.data) for entry in entries) // 1024 + _SPARE_KB
     file = folder / _file_name(plan)
-    file.write_bytes(_header(plan, channel, records, payload, size_kb) + payload)
+    content = _header(plan, channel, records, payload, size_kb) + payload
+    file.write_bytes(content)
     file.chmod(0o755)
-    return file
+    Path(f"{file}.sha256").write_text(hashlib.sha256(content).hexdigest() + "\n")
 
 
 def _make_prefix(prefix: Path, plan: _Plan, channel: ChannelInfo, pkgs: Path) -> None:
-    """Install the plan's packages into `prefix`, in a child process: rattler's runtime can bring its process down at exit."""
+    """Install the packages into `prefix`, in a child process: rattler's runtime can bring its process down at exit."""
     job = {"prefix": str(prefix), "pkgs": str(pkgs), "channel": channel.directory.as_uri(), "specs": plan.specs}
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(
@@ -133,6 +133,7 @@ def _make_prefix(prefix: Path, plan: _Plan, channel: ChannelInfo, pkgs: Path) ->
         text=True,
         timeout=300,
         env=environment,
+        check=False,
     )
     if done.returncode:
         raise LabError(f"cannot make the base environment of {NAME} {plan.version}: {done.stderr.strip()}")
@@ -155,7 +156,7 @@ async def _install(job: dict[str, Any]) -> None:
         cache_dir=Path(job["pkgs"]),
         show_progress=False,
         alternative_target_prefix=_MARKER,
-        requested_specs=[spec._match_spec for spec in specs],  # type: ignore[misc]  # what 0.28 really takes
+        requested_specs=[spec._match_spec for spec in specs],  # what 0.28 really takes
     )
 
 
@@ -165,9 +166,8 @@ def _compile(prefix: Path, records: dict[str, Any]) -> None:
     Unchecked: the payload's time stamps are not those of the sources.
     """
     options = ["-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash"]
-    done = subprocess.run(
-        [prefix / "bin" / "python", "-I", *options, prefix / "lib"], capture_output=True, text=True, timeout=300
-    )
+    command = [str(prefix / "bin" / "python"), "-I", *options, str(prefix / "lib")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         raise LabError(f"cannot compile the modules of the base environment: {done.stdout.strip()[:500]}")
     for record in records.values():
@@ -184,7 +184,7 @@ def _publish_record(record: dict[str, Any], channel: ChannelInfo) -> None:
     for field in ("url", "channel"):
         record[field] = record[field].replace(here, CHANNEL_URL).rstrip("/")
     if any(entry.get("file_mode") == "binary" for entry in record["paths_data"]["paths"]):
-        raise LabError(f"the package {record['name']} has its prefix in a binary file, which the installer cannot change")
+        raise LabError(f"the package {record['name']} has its prefix in a binary file; the installer cannot change it")
 
 
 def _in_order(records: dict[str, Any]) -> list[dict[str, Any]]:

@@ -123,12 +123,12 @@ def read_index(package: Path) -> Index:
     """The info/index.json of a .conda file."""
     with zipfile.ZipFile(package) as archive:
         part = next(name for name in archive.namelist() if name.startswith("info-"))
-        with archive.open(part) as packed, zstandard.ZstdDecompressor().stream_reader(packed) as stream:
-            with tarfile.open(fileobj=stream, mode="r|") as info:
-                for member in info:
-                    if member.name == "info/index.json" and (content := info.extractfile(member)):
-                        index: Index = json.load(content)
-                        return index
+        stream = zstandard.ZstdDecompressor().stream_reader(archive.open(part))
+        with tarfile.open(fileobj=stream, mode="r|") as info:
+            for member in info:
+                if member.name == "info/index.json" and (content := info.extractfile(member)):
+                    index: Index = json.load(content)
+                    return index
     raise ValueError(f"{package} has no info/index.json")
 
 

@@ -35,7 +35,8 @@ maps = {line.split()[-1] for line in open("/proc/self/maps") if ".so" in line}
 print(json.dumps({"version": sys.version, "prefix": sys.prefix, "path": sys.path, "libraries": sorted(maps)}))
 """
 _SITE_README = "Packages are installed into this directory.\n"
-_TEST_FOLDERS = ("test", "lib2to3/tests", "distutils/tests", "unittest/test", "ctypes/test", "sqlite3/test", "tkinter/test")
+_TESTS = ("test", "ctypes/test", "distutils/tests", "lib2to3/tests", "sqlite3/test", "unittest/test")
+_GRAPHICAL = ("idlelib", "tkinter", "turtledemo")
 
 
 @dataclass(frozen=True)
@@ -115,15 +116,16 @@ def _probe(candidate: Path) -> Interpreter | None:
     if not os.access(candidate, os.X_OK):
         return None
     try:
-        done = subprocess.run([candidate, "-I", "-c", _PROBE], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([candidate, "-I", "-c", _PROBE], capture_output=True, text=True, timeout=20, check=False)
         facts = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
     prefix, short = Path(facts["prefix"]), facts["version"].rpartition(".")[0]
     minors = {f"3.{minor}" for minor in (WANTED_MINOR, *_OTHER_MINORS)}
-    layout = (f"/lib/python{short}/site-packages", f"{prefix}/lib/python{short}", "linux-x86_64")
+    found = (facts["purelib"], facts["stdlib"], facts["machine"])
+    usual = (f"/lib/python{short}/site-packages", f"{prefix}/lib/python{short}", "linux-x86_64")
     executable = prefix / "bin" / f"python{short}"
-    if (facts["purelib"], facts["stdlib"], facts["machine"]) != layout or short not in minors or not executable.exists():
+    if found != usual or short not in minors or not executable.exists():
         return None
     return Interpreter(executable.resolve(), facts["version"], prefix)
 
@@ -145,7 +147,7 @@ def _stage(interpreter: Interpreter, patchelf: elf.Patchelf, stage: Path) -> str
     """Lay the package's files out in `stage`; the glibc they need."""
     prefix, name = interpreter.prefix, f"python{interpreter.short}"
     stdlib = Path("lib") / name
-    unwanted = {stdlib / folder for folder in (*_TEST_FOLDERS, "idlelib", "tkinter", "turtledemo", "site-packages")}
+    unwanted = {stdlib / folder for folder in (*_TESTS, *_GRAPHICAL, "site-packages")}
 
     def skip(folder: str, names: list[str]) -> set[str]:
         here = Path(folder).relative_to(prefix)
@@ -155,16 +157,16 @@ def _stage(interpreter: Interpreter, patchelf: elf.Patchelf, stage: Path) -> str
             if item == "__pycache__"
             or item.endswith(".a")
             or here / item in unwanted
-            # Modules of no use on a node, with whole stacks of libraries behind them; and the interpreter's own tests.
-            or (here.name == "lib-dynload" and item.startswith(("_tkinter", "nis", "_test", "_ctypes_test", "_xxtest", "xx")))
+            # Modules that no node needs: two bring whole stacks of libraries, the others test the interpreter.
+            or (here.name == "lib-dynload" and item.startswith(("_tkinter", "nis", "_test", "_ctypes_test", "xx")))
         }
 
     shutil.copytree(prefix / stdlib, stage / stdlib, symlinks=True, ignore=skip)
     shutil.copytree(prefix / "include" / name, stage / "include" / name)
     (stage / "bin").mkdir()
     shutil.copy2(interpreter.executable, stage / "bin" / name)
-    for link in ("python", "python3"):
-        (stage / "bin" / link).symlink_to(name)
+    for alias in ("python", "python3"):
+        (stage / "bin" / alias).symlink_to(name)
     for library in (prefix / "lib").glob(f"lib{name}.so*"):
         shutil.copy2(library, stage / "lib" / library.name, follow_symlinks=False)
     (stage / stdlib / "site-packages").mkdir()
@@ -173,12 +175,12 @@ def _stage(interpreter: Interpreter, patchelf: elf.Patchelf, stage: Path) -> str
 
     places = {
         stage / "bin" / name: "$ORIGIN/../lib",
-        **{path: "$ORIGIN/../.." for path in (stage / stdlib / "lib-dynload").glob("*.so")},
+        **dict.fromkeys((stage / stdlib / "lib-dynload").glob("*.so"), "$ORIGIN/../.."),
         **{path: "$ORIGIN" for path in (stage / "lib").glob("*.so*") if not path.is_symlink() and elf.is_elf(path)},
     }
     originals = [prefix / path.relative_to(stage) for path in places if path.parent.name != "bin"]
-    for library, source in elf.libraries_to_bundle([interpreter.executable, *originals]).items():
-        if not (bundled := stage / "lib" / library).exists():
+    for soname, source in elf.libraries_to_bundle([interpreter.executable, *originals]).items():
+        if not (bundled := stage / "lib" / soname).exists():
             shutil.copyfile(source, bundled)
             places[bundled] = "$ORIGIN"
     for path in places:
@@ -191,7 +193,7 @@ def _stage(interpreter: Interpreter, patchelf: elf.Patchelf, stage: Path) -> str
 
 
 def _mark_prefix(prefix: Path, stdlib: Path) -> None:
-    """Put the placeholder where the build left its prefix in text. The interpreter itself finds its prefix by where it lies."""
+    """Put the placeholder where the build left its prefix in text. The interpreter itself looks where it lies."""
     for path in [*stdlib.glob("_sysconfigdata_*.py"), *stdlib.glob("config-*/*")]:
         data = path.read_bytes()
         if b"\0" not in data:
@@ -199,9 +201,11 @@ def _mark_prefix(prefix: Path, stdlib: Path) -> None:
 
 
 def _check(interpreter: Interpreter, root: Path) -> None:
-    """Run the staged Python where it was not built: it must find itself there, and load nothing of the machine but glibc."""
+    """Run the staged Python: it must find itself where it lies now, and load nothing of the machine but glibc."""
     program = root / "bin" / "python"
-    done = subprocess.run([program, "-I", "-B", "-c", _CHECK], capture_output=True, text=True, timeout=60, env={})
+    done = subprocess.run(
+        [program, "-I", "-B", "-c", _CHECK], capture_output=True, text=True, timeout=60, env={}, check=False
+    )
     if done.returncode:
         raise LabError(f"the Python made from {interpreter.executable} does not run: {done.stderr.strip()}")
     facts = json.loads(done.stdout)
@@ -209,4 +213,5 @@ def _check(interpreter: Interpreter, root: Path) -> None:
     outside = [Path(path) for path in facts["libraries"] if not Path(path).is_relative_to(root)]
     foreign += [str(path) for path in elf.not_from_the_system(outside)]
     if foreign or not facts["version"].startswith(interpreter.version):
-        raise LabError(f"the Python made from {interpreter.executable} still uses {', '.join(foreign) or facts['version']}")
+        wrong = ", ".join(foreign) or facts["version"]
+        raise LabError(f"the Python made from {interpreter.executable} still uses {wrong}")

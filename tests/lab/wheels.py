@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from packaging.markers import Environment
 from packaging.metadata import RawMetadata, parse_email
 from packaging.requirements import Requirement
 from packaging.specifiers import Specifier, SpecifierSet
@@ -46,7 +45,7 @@ if __name__ == "__main__":
 
 
 def download_wheels(cache: Path, interpreter: Interpreter) -> list[Path]:
-    """The wheels of `REQUIREMENTS` for the interpreter, checked against the pinned hashes, from where pip is set up to look."""
+    """The wheels of `REQUIREMENTS` for the interpreter, with the pinned hashes, from where pip is set up to look."""
     parent = cache / "wheels"
     folder = parent / fingerprint(interpreter.short, *REQUIREMENTS)
     if not folder.is_dir():
@@ -58,11 +57,22 @@ def download_wheels(cache: Path, interpreter: Interpreter) -> list[Path]:
 
 
 def _pip_download(interpreter: Interpreter, requirements: Path, folder: Path) -> None:
-    command = [interpreter.executable, "-I", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary", ":all:", "--require-hashes", "--requirement", requirements, "--dest", folder]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    command = [
+        str(interpreter.executable),
+        "-I",
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+    ]
+    command += ["--require-hashes", "--requirement", str(requirements), "--dest", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-3:]
+        lines = done.stderr.splitlines()
+        errors = [line for line in lines if line.startswith("ERROR")] or lines[-3:]
         raise LabError(f"pip cannot fetch the wheels that {requirements.name} pins: {' '.join(errors)}")
 
 
@@ -83,7 +93,8 @@ class Wheel:
 
     @cached_property
     def dist_info(self) -> str:
-        return next(name for name in self.archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)).split("/")[0]
+        name = next(name for name in self.archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
+        return name.partition("/")[0]
 
     @cached_property
     def metadata(self) -> RawMetadata:
@@ -142,7 +153,7 @@ def conda_name(name: str) -> str:
 
 
 def python_spec(wheel: Wheel, interpreter: Interpreter) -> str:
-    """The dependency on python: what the project asks for, or the very minor version that a compiled wheel was made for."""
+    """The dependency on python: what the project asks for, or the one minor version of a compiled wheel."""
     if not wheel.pure:
         return f"python >={interpreter.short},<{interpreter.next_short}.0a0"
     return f"python {conda_version(SpecifierSet(wheel.metadata.get('requires_python', '')))}".strip()
@@ -150,7 +161,8 @@ def python_spec(wheel: Wheel, interpreter: Interpreter) -> str:
 
 def dependencies(wheel: Wheel, interpreter: Interpreter) -> list[str]:
     """What the wheel needs on Linux with this Python, without extras."""
-    environment: Environment = {
+    environment = {
+        "extra": "",
         "implementation_name": "cpython",
         "implementation_version": interpreter.version,
         "os_name": "posix",
@@ -164,7 +176,7 @@ def dependencies(wheel: Wheel, interpreter: Interpreter) -> list[str]:
         "sys_platform": "linux",
     }
     wanted = [Requirement(text) for text in wheel.metadata.get("requires_dist", [])]
-    here = [one for one in wanted if not one.marker or one.marker.evaluate({**environment, "extra": ""})]
+    here = [one for one in wanted if not one.marker or one.marker.evaluate(environment)]
     return sorted(f"{conda_name(one.name)} {conda_version(one.specifier)}".strip() for one in here)
 
 

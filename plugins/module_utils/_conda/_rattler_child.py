@@ -6,15 +6,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import glob
+import importlib
 import json
 import os
 import sys
 import traceback
+import typing as t
 
 
-def complete_records(prefix):  # type: ignore[no-untyped-def]  # runs on its own, where typing buys nothing
+def complete_records(prefix: str) -> None:
     """Fill the records with what the packages say of themselves: a lock does not carry all of it."""
     for path in glob.glob(os.path.join(glob.escape(prefix), "conda-meta", "*.json")):
         with open(path, encoding="utf-8") as stream:
@@ -27,9 +28,9 @@ def complete_records(prefix):  # type: ignore[no-untyped-def]  # runs on its own
         os.chmod(path, 0o644)
 
 
-async def install(order):  # type: ignore[no-untyped-def]  # as above
+async def install(order: dict[str, t.Any]) -> str:
     """Install what *order* lists, and return rattler's version."""
-    import rattler
+    rattler: t.Any = importlib.import_module("rattler")
 
     build_string = getattr(rattler, "BuildString", str)  # releases before 0.28 take plain text
     records = [
@@ -53,10 +54,12 @@ async def install(order):  # type: ignore[no-untyped-def]  # as above
         records, target_prefix=order["prefix"], cache_dir=order["cache"], execute_link_scripts=True, show_progress=False
     )
     complete_records(order["prefix"])
-    return rattler.__version__
+    return str(rattler.__version__)
 
 
 if __name__ == "__main__":
+    import asyncio  # not above: the parent imports this file too, for its source, and need not wait for asyncio
+
     try:
         outcome = {"version": asyncio.run(install(json.load(sys.stdin)))}
     except Exception as error:  # whatever it is, the parent makes one message of it

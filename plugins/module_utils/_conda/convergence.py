@@ -98,11 +98,17 @@ def converge(wanted: t.Sequence[Wanted], settings: Settings, check_mode: bool) -
     layout = settings.layout
     engine = None
     if any(outcome.todo.build for outcome in outcomes):
-        engine = engines.select(settings.engine, settings.base_prefix, "conda_envs_engine")
-        require_free_space(layout.generations_dir, settings.min_free_mb, "conda_envs_min_free_mb")
+        engine = _engine(settings)
     os.umask(0o022)
-    for directory in (layout.envs_dir, layout.generations_dir, settings.pkgs_dir):
-        os.makedirs(directory, mode=0o755, exist_ok=True)
+    for option, directory in (
+        ("envs_dir", layout.envs_dir),
+        ("generations_dir", layout.generations_dir),
+        ("pkgs_dir", settings.pkgs_dir),
+    ):
+        try:
+            os.makedirs(directory, mode=0o755, exist_ok=True)
+        except OSError as error:
+            raise CondaError(f"conda_envs_{option}: {directory} cannot be made: {error.strerror}") from error
     with exclusive(layout.lock_file, settings.lock_timeout_seconds, "conda_envs_lock_timeout_seconds"):
         for index, (environment, seen) in enumerate(zip(wanted, outcomes)):
             if not seen.todo:
@@ -110,15 +116,28 @@ def converge(wanted: t.Sequence[Wanted], settings: Settings, check_mode: bool) -
             # Another run may have done it while this one waited for the lock.
             outcomes[index] = outcome = _observe(environment, settings)
             try:
+                if outcome.todo.build and engine is None:
+                    engine = _engine(settings)
                 if outcome.todo:
                     generations.apply(outcome.todo, engine, settings.pkgs_dir, environment.smoke_test)
-            except CondaError as error:
+            except (CondaError, OSError) as error:
                 raise CondaError(f"conda_envs_shared: {environment.name}: {error}") from error
     return outcomes
 
 
+def _engine(settings: Settings) -> engines.Engine:
+    """The engine for a build, for which there is room."""
+    engine = engines.select(settings.engine, settings.base_prefix, "conda_envs_engine")
+    require_free_space(settings.layout.generations_dir, settings.min_free_mb, "conda_envs_min_free_mb")
+    return engine
+
+
 def _observe(wanted: Wanted, settings: Settings) -> Outcome:
     environment = generations.look(settings.layout, wanted.name)
-    problems = [*environment.problems, *generations.verify(environment, wanted.lock, settings.verify)]
-    todo = generations.plan(settings.layout, environment, wanted.lock, problems)
-    return Outcome(environment, todo, tuple(problems))
+    found = [*environment.problems, *generations.verify(environment, wanted.lock, settings.verify)]
+    problems = tuple(dict.fromkeys(found))
+    try:
+        todo = generations.plan(settings.layout, environment, wanted.lock, problems, settings.verify)
+    except CondaError as error:
+        raise CondaError(f"conda_envs_shared: {wanted.name}: {error}") from error
+    return Outcome(environment, todo, problems)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import inspect
 import json
 import os
@@ -14,6 +15,7 @@ import re
 import tempfile
 import time
 import typing as t
+import urllib.parse
 
 from . import _rattler_child
 from .errors import CondaError
@@ -45,6 +47,8 @@ class RattlerEngine:
 
     def install(self, packages: t.Sequence[Package], prefix: str, cache: str) -> None:
         """See Engine."""
+        # rattler takes what is in its cache under the package's name, unless the sha256 differs.
+        forget([package for package in packages if not package.sha256], cache)
         order = json.dumps({"packages": [p.as_dict() for p in packages], "prefix": prefix, "cache": cache})
         source = inspect.getsource(_rattler_child)
         result = run([self._python, "-I", "-c", source], stdin=order, keep_lock=True)
@@ -89,9 +93,8 @@ def select(wanted: str, base_prefix: str, option: str) -> Engine:
     """
     python, conda = os.path.join(base_prefix, "bin/python"), os.path.join(base_prefix, "bin/conda")
     found: dict[str, Engine] = {}
-    if glob.glob(os.path.join(base_prefix, "lib/python3.*/site-packages/rattler/__init__.py")) and os.path.exists(
-        python
-    ):
+    rattler = os.path.join(glob.escape(base_prefix), "lib/python3.*/site-packages/rattler/__init__.py")
+    if glob.glob(rattler) and os.path.exists(python):
         found["rattler"] = RattlerEngine(python)
     if os.path.exists(conda):
         found["conda"] = CondaEngine(conda)
@@ -134,8 +137,31 @@ def _json_documents(text: str) -> list[dict[str, t.Any]]:
     return documents
 
 
-def forget(records: t.Sequence[Record], cache: str) -> None:
-    """Drop these packages from the package cache, for they are damaged there."""
+def require_archives(packages: t.Iterable[Package]) -> None:
+    """Hold the archives of file: channels against their hashes: no engine does, and all believe what the lock says.
+
+    :raises CondaError: an archive cannot be read, or is another one.
+    """
+    for package in packages:
+        parts = urllib.parse.urlsplit(package.url)
+        if parts.scheme == "file":
+            digest = hashlib.sha256() if package.sha256 else hashlib.md5(usedforsecurity=False)
+            try:
+                with open(urllib.parse.unquote(parts.path), "rb") as stream:
+                    for block in iter(lambda: stream.read(1 << 20), b""):
+                        digest.update(block)
+            except OSError as error:
+                raise CondaError(f"{package.url} cannot be read: {error.strerror}") from error
+            expected = package.sha256 or package.md5
+            if digest.hexdigest() != expected:
+                raise CondaError(
+                    f"hash mismatch: {package.url} is not the archive of the lock: expected {expected}, "
+                    f"got {digest.hexdigest()}"
+                )
+
+
+def forget(records: t.Iterable[Package | Record], cache: str) -> None:
+    """Drop these packages from the package cache, for what is there cannot be trusted."""
     for record in records:
         stem = os.path.join(cache, f"{record.name}-{record.version}-{record.build}")
         for path in glob.glob(f"{glob.escape(stem)}*"):

@@ -14,7 +14,7 @@ import typing as t
 
 from .errors import CondaError
 from .problems import Problem
-from .records import Record, read_record, read_records, sha256_of
+from .records import Record, is_cached_bytecode, read_record, read_records, sha256_of
 
 _ANONYMOUS = "no package"
 
@@ -32,7 +32,7 @@ def explain(prefix: str, recorded: t.Mapping[str, str], entries: t.Mapping[str, 
     problems += [
         Problem("missing", path, f"file of {owner[path].label if path in owner else _ANONYMOUS} is missing")
         for path in removed
-        if not _is_cached_bytecode(path)
+        if not is_cached_bytecode(path)
     ]
     for path in sorted(recorded.keys() & entries.keys()):
         if recorded[path] != entries[path] and not _same_content(prefix, path, recorded[path], entries[path], owner):
@@ -44,13 +44,9 @@ def explain(prefix: str, recorded: t.Mapping[str, str], entries: t.Mapping[str, 
     problems += [
         Problem("unexpected", path, "is in no package of the lock")
         for path in sorted(added)
-        if path not in claimed and not _is_cached_bytecode(path) and not _below(path, added)
+        if path not in claimed and not is_cached_bytecode(path) and not _below(path, added)
     ]
     return problems
-
-
-def _is_cached_bytecode(path: str) -> bool:
-    return "__pycache__" in path.split("/")
 
 
 def _below(path: str, added: t.Collection[str]) -> bool:
@@ -96,8 +92,10 @@ def _foreign_packages(prefix: str, added: t.Sequence[str]) -> tuple[list[Problem
 
 
 def _distribution(metadata: str) -> tuple[str, str]:
-    with open(metadata, encoding="utf-8", errors="replace") as stream:
-        message = email.parser.HeaderParser().parse(stream)
+    text = ""
+    with contextlib.suppress(OSError), open(metadata, encoding="utf-8", errors="replace") as stream:
+        text = stream.read()
+    message = email.parser.HeaderParser().parsestr(text)
     return message["Name"] or os.path.basename(os.path.dirname(metadata)), message["Version"] or "of unknown version"
 
 
@@ -105,27 +103,26 @@ def _distribution_files(prefix: str, dist_info: str) -> set[str]:
     """What RECORD lists, as paths in the prefix, and the dist-info folder itself."""
     files = {dist_info}
     site = posixpath.dirname(dist_info)
-    try:
-        with open(os.path.join(prefix, dist_info, "RECORD"), encoding="utf-8") as stream:
-            for row in stream:
-                files.add(posixpath.normpath(posixpath.join(site, row.rsplit(",", 2)[0].strip('"'))))
-    except OSError:
-        pass
+    record = os.path.join(prefix, dist_info, "RECORD")
+    with contextlib.suppress(OSError), open(record, encoding="utf-8", errors="surrogateescape") as stream:
+        for row in stream:
+            files.add(posixpath.normpath(posixpath.join(site, row.rsplit(",", 2)[0].strip('"'))))
     return files | {f"{dist_info}/{name}" for name in os.listdir(os.path.join(prefix, dist_info))}
 
 
 def _with_parents(paths: set[str]) -> set[str]:
     result = set(paths)
     for path in paths:
-        while "/" in path:
-            path = posixpath.dirname(path)
+        # A file outside the prefix has an absolute path, and the parent of / is /.
+        while path.strip("/"):
             result.add(path)
+            path = posixpath.dirname(path)
     return result
 
 
 def _first_line(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.readline().strip()
     except OSError:
         return ""

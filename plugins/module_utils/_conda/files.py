@@ -35,7 +35,8 @@ def replace_link(link: str, target: str) -> None:
     if os.path.lexists(link) and not os.path.islink(link):
         raise CondaError(f"{link} exists and is no link of this collection: move it away, then run again")
     parent = os.path.dirname(link)
-    temporary = os.path.join(parent, f".{os.path.basename(link)}.{os.getpid()}.new")
+    # The same name each time, for callers hold the lock of exclusive(): what a killed run left is taken away here.
+    temporary = os.path.join(parent, f".{os.path.basename(link)}.new")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     os.symlink(target, temporary)
@@ -62,15 +63,23 @@ def write_file(path: str, content: str, mode: int = 0o644) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Remove *path* and all below it. A directory nobody may write to is no obstacle to its owner."""
+    """Remove *path* and all below it. A directory nobody may read or write is no obstacle to its owner."""
+    if not os.path.lexists(path):
+        return
+    if os.path.islink(path) or not os.path.isdir(path):
+        os.unlink(path)
+        return
+    _open_directory(path)
+    for directory, folders, _files in os.walk(path):
+        for name in folders:
+            _open_directory(os.path.join(directory, name))
+    shutil.rmtree(path)
 
-    def make_writable(function: t.Callable[[str], object], name: str, _error: object) -> None:
-        parent = os.path.dirname(name)
-        os.chmod(parent, stat.S_IMODE(os.lstat(parent).st_mode) | stat.S_IRWXU)
-        function(name)
 
-    if os.path.lexists(path):
-        shutil.rmtree(path, onerror=make_writable)
+def _open_directory(path: str) -> None:
+    mode = os.lstat(path).st_mode
+    if stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU:
+        os.chmod(path, stat.S_IMODE(mode) | stat.S_IRWXU)
 
 
 def require_free_space(path: str, wanted_mb: int, option: str) -> None:
@@ -109,6 +118,7 @@ def exclusive(path: str, timeout_seconds: float, option: str) -> t.Iterator[None
     deadline = time.monotonic() + timeout_seconds
     with open(path, "a+", encoding="utf-8") as stream:
         os.fchmod(stream.fileno(), 0o644)
+        os.set_inheritable(stream.fileno(), True)  # for processes.run(keep_lock=True); other children get no files
         while True:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,20 +10,19 @@ import contextlib
 import dataclasses
 import errno
 import glob
-import json
 import os
-import stat
 import typing as t
 
 from . import prefixes
-from .engines import Engine, forget
+from .engines import Engine, forget, require_archives
 from .errors import CondaError
-from .files import remove_tree, replace_link, write_file
+from .files import remove_tree, replace_link, sync_directory
 from .locks import Lock
 from .prefixes import Manifest
 from .problems import Problem
 from .processes import run
 from .records import Record, compare_files, compare_with_lock, read_records
+from .sealing import seal
 
 LEVELS = ("fast", "records", "full")
 _BUILDING = ".building"
@@ -126,7 +125,7 @@ def look(layout: Layout, name: str) -> Environment:
 
 def names(layout: Layout) -> list[str]:
     """Every environment there is anything of."""
-    found = set()
+    found: set[str] = set()
     for directory in (layout.envs_dir, layout.generations_dir):
         with contextlib.suppress(FileNotFoundError):
             found.update(name for name in os.listdir(directory) if not name.startswith("."))
@@ -134,13 +133,23 @@ def names(layout: Layout) -> list[str]:
 
 
 def verify(environment: Environment, lock: Lock, level: str) -> list[Problem]:
-    """What is wrong with the live generation beyond what look() saw, at *level* records or full."""
-    if level == "fast" or environment.target is None:
+    """What is wrong with the live generation beyond what look() saw, at *level* records or full.
+
+    A generation of another lock is held against its own records alone.
+    """
+    if level == "fast" or environment.target is None or environment.manifest is None:
         return []
-    records, problems = read_records(environment.target)
-    problems += compare_with_lock(records, lock)
+    return _verify(environment.target, environment.manifest, lock, level)
+
+
+def _verify(prefix: str, manifest: Manifest, lock: Lock, level: str) -> list[Problem]:
+    if level == "fast":
+        return []
+    records, problems = read_records(prefix)
+    if manifest.identity == lock.identity:
+        problems += compare_with_lock(records, lock)
     if level == "full":
-        problems += compare_files(environment.target, records)
+        problems += compare_files(prefix, records)
     return problems
 
 
@@ -168,14 +177,23 @@ class Plan:
         return steps
 
 
-def plan(layout: Layout, environment: Environment, lock: Lock, problems: t.Sequence[Problem]) -> Plan:
-    """Decide what brings *environment* to *lock*, when *problems* are all that is known to be wrong with it."""
+def plan(layout: Layout, environment: Environment, lock: Lock, problems: t.Sequence[Problem], level: str) -> Plan:
+    """Decide what brings *environment* to *lock*, when *problems* are all that is wrong with it at *level*.
+
+    :raises CondaError: the place of its name is taken by something else than a link.
+    """
+    if os.path.lexists(environment.link) and not os.path.islink(environment.link):
+        raise CondaError(f"{environment.link} exists and is no link of this collection: move it away, then run again")
     live = environment.target
     if live and environment.manifest and environment.manifest.identity == lock.identity and not problems:
         return Plan(environment, lock, live, build=False, switch=False)
     for path in layout.generations(environment.name):
-        manifest = prefixes.read_manifest(path) if path != live else None
-        if manifest and manifest.identity == lock.identity and not prefixes.check(path, manifest):
+        if os.path.realpath(path) == live or path in environment.leftovers:
+            continue
+        manifest = prefixes.read_manifest(path)
+        if not manifest or manifest.identity != lock.identity:
+            continue
+        if not prefixes.check(path, manifest) and not _verify(path, manifest, lock, level):
             return Plan(environment, lock, path, build=False, switch=True)
     path = layout.new_generation(environment.name, lock.identity, environment.leftovers)
     return Plan(environment, lock, path, build=True, switch=True)
@@ -195,10 +213,6 @@ def apply(todo: Plan, engine: Engine | None, cache: str, smoke_test: SmokeTest) 
 
     :raises CondaError: it could not be done; the name is as it was, and an unfinished generation is gone.
     """
-    if os.path.lexists(todo.environment.link) and not os.path.islink(todo.environment.link):
-        raise CondaError(
-            f"{todo.environment.link} exists and is no link of this collection: move it away, then run again"
-        )
     for path in todo.environment.leftovers:
         _discard(path)
     if todo.build:
@@ -216,8 +230,11 @@ def apply(todo: Plan, engine: Engine | None, cache: str, smoke_test: SmokeTest) 
 
 def _build(todo: Plan, engine: Engine, cache: str, smoke_test: SmokeTest) -> None:
     prefix, lock = todo.generation, todo.lock
-    os.makedirs(os.path.dirname(prefix), mode=0o755, exist_ok=True)
-    write_file(_mark(prefix), "")
+    home = os.path.dirname(prefix)
+    require_archives(lock.packages)
+    os.makedirs(home, mode=0o755, exist_ok=True)
+    with open(_mark(prefix), "w", encoding="utf-8"):
+        sync_directory(home)
     engine.install(lock.packages, prefix, cache)
     damaged = _damaged(prefix, lock)
     if damaged:
@@ -228,13 +245,13 @@ def _build(todo: Plan, engine: Engine, cache: str, smoke_test: SmokeTest) -> Non
         damaged = _damaged(prefix, lock)
         if damaged:
             raise CondaError(f"{damaged[0].label} is damaged in its own archive: its files are not what its list says")
-    _compile(prefix)
-    _protect(prefix)
-    _tidy_modes(prefix)
+    seal(prefix, _MESSAGE)
     if smoke_test.argv:
         _smoke(prefix, smoke_test)
     prefixes.finish(prefix, lock.identity, engine.name)
     os.unlink(_mark(prefix))
+    # Before the name leads here: a mark that came back after a power loss would condemn what people use.
+    sync_directory(home)
 
 
 def _mark(prefix: str) -> str:
@@ -259,40 +276,6 @@ def _damaged(prefix: str, lock: Lock) -> list[Record]:
     if problems:
         raise CondaError(f"the engine did not install the lock: {problems[0].subject}: {problems[0].detail}")
     return [record for record in records if compare_files(prefix, [record])]
-
-
-def _compile(prefix: str) -> None:
-    """Write byte code once, valid whatever the files' times: users cannot write it and would start slowly."""
-    python = os.path.join(prefix, "bin/python")
-    if os.path.exists(python):
-        folders = glob.glob(os.path.join(glob.escape(prefix), "lib/python3.*"))
-        # A package may carry files for other Pythons that do not compile: that is no failure of the build.
-        run(
-            [python, "-I", "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash", *folders],
-            keep_lock=True,
-        )
-
-
-def _protect(prefix: str) -> None:
-    """Make conda (CEP 22) and pip (PEP 668) refuse to change a generation, even for root."""
-    write_file(os.path.join(prefix, "conda-meta/frozen"), json.dumps({"message": _MESSAGE}) + "\n")
-    for library in glob.glob(os.path.join(glob.escape(prefix), "lib/python3.*")):
-        if os.path.isdir(library) and not os.path.islink(library):
-            write_file(os.path.join(library, "EXTERNALLY-MANAGED"), f"[externally-managed]\nError={_MESSAGE}\n")
-
-
-def _tidy_modes(prefix: str) -> None:
-    """All may read, none but the owner may write, no set-uid: whatever modes the archives came with."""
-    for path in ("", *prefixes.scan(prefix)):
-        path = os.path.join(prefix, path)
-        info = os.lstat(path)
-        if stat.S_ISLNK(info.st_mode):
-            continue
-        mode = stat.S_IMODE(info.st_mode)
-        execute = 0o111 if mode & 0o100 else 0
-        wanted = (mode | 0o444 | execute) & ~0o7022
-        if wanted != mode:
-            os.chmod(path, wanted)
 
 
 def _smoke(prefix: str, smoke_test: SmokeTest) -> None:

@@ -82,9 +82,10 @@ class Layout:
             if self._is_marked(path) and prefixes.read_manifest(path) is None and os.path.realpath(path) != live
         ]
 
-    def downloads(self) -> list[str]:
-        """What killed runs left of a download. Whoever asks holds the lock, so nobody uses it."""
-        return glob.glob(os.path.join(glob.escape(self.versions_dir), ".download-*"))
+    def debris(self) -> list[str]:
+        """What killed runs left beside the prefixes. Whoever asks holds the lock, so nobody uses it."""
+        here = glob.escape(self.versions_dir)
+        return [path for name in (".download-*", ".*.unfinished*") for path in glob.glob(os.path.join(here, name))]
 
     def _is_marked(self, prefix: str) -> bool:
         return os.path.exists(self.unfinished_marker(prefix))
@@ -186,16 +187,12 @@ def install(wanted: Wanted, fetch: Fetch, check_mode: bool = False) -> Plan:
     with exclusive(layout.lock_file, wanted.lock_timeout_seconds, "miniconda_lock_timeout_seconds"):
         # Another run may have done it while this one waited for the lock.
         todo = plan(wanted)
-        for path in todo.leftovers:
-            _discard(layout, path)
-        for path in layout.downloads():
-            remove_tree(path)
+        _tidy(layout, todo.leftovers)
         if todo.install:
             assert todo.target is not None
             _install(wanted, todo.target, fetch)
         if todo.switch:
             assert todo.target is not None
-            _unmark(layout, todo.target)
             replace_link(layout.prefix, todo.target)
     return todo
 
@@ -259,10 +256,7 @@ def remove(layout: Layout, lock_timeout_seconds: float, check_mode: bool = False
             todo = _plan_removal(layout)
             if todo.unlink:
                 os.unlink(layout.prefix)
-            for path in todo.removals:
-                _discard(layout, path)
-            for path in layout.downloads():
-                remove_tree(path)
+            _tidy(layout, todo.removals)
     return todo
 
 
@@ -278,7 +272,7 @@ def _require_well_formed(wanted: Wanted) -> None:
     if not wanted.sha256:
         raise CondaError(
             f"miniconda_installer_sha256: no sha256 is known for {wanted.version} on {platform.machine()}: set "
-            "miniconda_installer_sha256, or choose a miniconda_version that the role's README lists"
+            "miniconda_installer_sha256, or choose a miniconda_version that the role knows the sum of"
         )
     if not re.fullmatch(r"[0-9a-f]{64}", wanted.sha256):
         raise CondaError(f"miniconda_installer_sha256: {wanted.sha256!r} is no sha256: 64 digits of 0-9a-f are wanted")
@@ -333,6 +327,7 @@ def _install(wanted: Wanted, prefix: str, fetch: Fetch) -> None:
             _run_installer(wanted, script, prefix)
         seal(prefix, _MARKER)
         prefixes.finish(prefix, wanted.identity, "installer")
+        os.unlink(layout.unfinished_marker(prefix))
     except BaseException as error:
         full = isinstance(error, OSError) and error.errno in _DISK_FULL
         _discard(layout, prefix)
@@ -398,12 +393,16 @@ def _discard(layout: Layout, prefix: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(prefix, prefixes.MANIFEST))
     remove_tree(prefix)
-    _unmark(layout, prefix)
-
-
-def _unmark(layout: Layout, prefix: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(layout.unfinished_marker(prefix))
+        os.unlink(marker)
+
+
+def _tidy(layout: Layout, unwanted: t.Iterable[str]) -> None:
+    """Remove the *unwanted* prefixes, and whatever else killed runs left."""
+    for path in unwanted:
+        _discard(layout, path)
+    for path in layout.debris():
+        remove_tree(path)
 
 
 def _make_directory(path: str) -> None:

@@ -20,6 +20,7 @@ from .errors import CondaError
 PLATFORMS = ("linux-64", "linux-aarch64", "noarch")
 _ARCHIVES = (".conda", ".tar.bz2")
 _ANCHOR = re.compile(r"(?:sha256:)?(?P<sha256>[0-9a-f]{64})|(?:md5:)?(?P<md5>[0-9a-f]{32})")
+_DIGITS = {"sha256": 64, "md5": 32}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,17 +141,23 @@ def from_conda_lock(document: t.Any, source: str) -> dict[str, Lock]:
     for entry in document["package"]:
         try:
             name, manager, platform, url = (str(entry[field]) for field in ("name", "manager", "platform", "url"))
-            hashes = {kind: str(value) for kind, value in (entry.get("hash") or {}).items()}
-        except (AttributeError, KeyError, TypeError) as error:
+            stated = entry.get("hash") or {}
+            hashes = {kind: str(stated.get(kind) or "") for kind in _DIGITS}
+        except KeyError as error:
             raise CondaError(f"{source}: an entry has no {error}: {entry!r}"[:300]) from error
+        except (AttributeError, TypeError) as error:
+            raise CondaError(f"{source}: an entry is not written as conda-lock writes it: {entry!r}"[:300]) from error
         if entry.get("category", "main") != "main" or entry.get("optional", False):
             continue
         if manager != "conda":
             raise CondaError(f"{source}: {name} is a {manager} package, which cannot be installed from a lock yet")
-        if not hashes.get("sha256") and not hashes.get("md5"):
+        if not any(hashes.values()):
             raise CondaError(f"{source}: {name} has no hash: lock it again with a tool that writes sha256 sums")
+        for kind, value in hashes.items():
+            if value and not re.fullmatch(f"[0-9a-f]{{{_DIGITS[kind]}}}", value):
+                raise CondaError(f"{source}: the {kind} of {name} is none: {value[:80]!r}")
         try:
-            package = Package.from_url(url, hashes.get("sha256", ""), hashes.get("md5", ""))
+            package = Package.from_url(url, hashes["sha256"], hashes["md5"])
         except CondaError as error:
             raise CondaError(f"{source}: {error}") from error
         locks.setdefault(platform, []).append(package)

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import signal
 import subprocess
 import tempfile
 import typing as t
@@ -63,22 +65,36 @@ def run(
         variables["PATH"] = f"{path}:{_PATH}".lstrip(":")
         variables.update(environment or {})
         try:
-            done = subprocess.run(
+            with subprocess.Popen(
                 argv,
-                input=stdin,
-                capture_output=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 encoding="utf-8",
                 errors="replace",
                 env=variables,
                 cwd=home,
-                timeout=timeout_seconds,
                 close_fds=not keep_lock,
-                check=False,
+                start_new_session=timeout_seconds is not None,
                 umask=0o022,
                 **account,
-            )
+            ) as process:
+                try:
+                    stdout, stderr = process.communicate(stdin, timeout_seconds)
+                except BaseException:
+                    _kill(process, with_group=timeout_seconds is not None)
+                    raise
         except subprocess.TimeoutExpired as error:
             raise CondaError(f"{argv[0]} did not end within {error.timeout:g} s") from error
         except OSError as error:
             raise CondaError(f"{argv[0]} cannot be run: {error}") from error
-    return Result(done.returncode, done.stdout, done.stderr)
+    return Result(process.returncode, stdout, stderr)
+
+
+def _kill(process: subprocess.Popen[str], with_group: bool) -> None:
+    """End a child, and what it has started where it has a group of its own."""
+    with contextlib.suppress(ProcessLookupError):
+        if with_group:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()

@@ -29,7 +29,7 @@ class Record:
     sha256: str
     md5: str
     files: tuple[str, ...]
-    sums: t.Mapping[str, str]  #: sha256 of each regular file as it must be in this prefix, by path
+    sums: t.Mapping[str, str]  #: sha256 of each regular file as it must be in this prefix, by path; not of byte code
 
     @property
     def label(self) -> str:
@@ -68,32 +68,44 @@ def _record(content: t.Mapping[str, t.Any]) -> Record:
     for entry in content.get("paths_data", {}).get("paths", ()):
         # rattler leaves sha256_in_prefix out where no placeholder was replaced
         expected = entry.get("sha256_in_prefix") or entry.get("sha256")
-        if expected and entry.get("path_type") == "hardlink":
+        # Byte code in the archive is replaced by that of this prefix, where the source it was made from differs.
+        if expected and entry.get("path_type") == "hardlink" and not is_cached_bytecode(entry["_path"]):
             sums[entry["_path"]] = expected
     return Record(
-        name=content["name"],
-        version=content["version"],
-        build=content["build"],
+        name=str(content["name"]),
+        version=str(content["version"]),
+        build=str(content["build"]),
         subdir=content.get("subdir", ""),
         url=content.get("url", ""),
         sha256=content.get("sha256") or "",
         md5=content.get("md5") or "",
-        files=tuple(content.get("files", ())),
+        files=tuple(str(path) for path in content.get("files", ())),
         sums=sums,
     )
 
 
+def is_cached_bytecode(path: str) -> bool:
+    """Is *path* what Python writes and renews by itself?"""
+    return "__pycache__" in path.split("/")
+
+
 def compare_with_lock(records: t.Sequence[Record], lock: Lock) -> list[Problem]:
     """What is missing, foreign or different when *records* must be just what *lock* says."""
-    installed = {record.name: record for record in records}
+    installed: dict[str, Record] = {}
     problems = []
+    for record in records:
+        if record.name in installed:
+            problems.append(
+                Problem("foreign", record.name, f"{record.label} is there beside {installed[record.name].label}")
+            )
+        installed[record.name] = record
     for package in lock.packages:
-        record = installed.pop(package.name, None)
-        if record is None:
+        found = installed.pop(package.name, None)
+        if found is None:
             problems.append(Problem("missing", package.name, f"{package.label} is not installed"))
-        elif (record.version, record.build) != (package.version, package.build):
-            problems.append(Problem("changed", package.name, f"expected {package.label}, found {record.label}"))
-        elif (package.sha256 and package.sha256 != record.sha256) or (not package.sha256 and package.md5 != record.md5):
+        elif (found.version, found.build) != (package.version, package.build):
+            problems.append(Problem("changed", package.name, f"expected {package.label}, found {found.label}"))
+        elif (package.sha256 and package.sha256 != found.sha256) or (not package.sha256 and package.md5 != found.md5):
             problems.append(Problem("changed", package.name, f"{package.label} was made from another archive"))
     problems += [Problem("foreign", name, f"{record.label} is not in the lock") for name, record in installed.items()]
     return problems

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import os
 import platform
@@ -72,7 +73,9 @@ def file(path: str) -> dict[str, t.Any]:
     """What *path* is, whose it is, and for a regular file the sha256 of its content."""
     try:
         info = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
         return {"state": "absent"}
     facts: dict[str, t.Any] = {
         "state": "other",

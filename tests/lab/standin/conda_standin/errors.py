@@ -1,30 +1,34 @@
-"""The errors that conda reports, under conda's names."""
+"""The errors that conda reports, under conda's names and with conda's details."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 
 class CondaError(Exception):
-    """What a user is told. `details` go into the JSON beside the message."""
+    """What a user is told: the name that conda gives the error, a message, and details for the JSON beside it."""
 
-    return_code = 1
-
-    def __init__(self, message: str, **details: Any) -> None:
-        super().__init__(message)
+    def __init__(self, name: str, message: str, **details: Any) -> None:
+        super().__init__(name, message)
+        self.name = name
         self.message = message
         self.details = details
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.message}"
+
     @property
-    def name(self) -> str:
-        return type(self).__name__
+    def return_code(self) -> int:
+        return 2 if self.name == "ArgumentError" else 1
 
     def as_json(self) -> dict[str, Any]:
         """The object that conda prints with --json."""
         common = {
             "caused_by": "None",
-            "error": f"{self.name}: {self.message}",
+            "error": str(self),
             "exception_name": self.name,
             "exception_type": f"<class 'conda.exceptions.{self.name}'>",
             "message": self.message,
@@ -32,73 +36,48 @@ class CondaError(Exception):
         return dict(sorted((common | self.details).items()))
 
 
-class ArgumentError(CondaError):
-    return_code = 2
+class CondaMultiError(CondaError):
+    """Errors of several packages."""
+
+    def __init__(self, errors: Sequence[CondaError]) -> None:
+        super().__init__("CondaMultiError", "\n".join(str(error) for error in errors))
+        self.errors = list(errors)
+
+    def __reduce__(self) -> tuple[type[CondaMultiError], tuple[list[CondaError]]]:
+        return type(self), (self.errors,)
+
+    def __str__(self) -> str:
+        return self.message
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "exception_type": "<class 'conda.CondaMultiError'>",
+            "exception_name": self.name,
+            "errors": [error.as_json() for error in self.errors],
+            "error": "Multiple Errors Encountered.",
+        }
 
 
-class CondaValueError(CondaError):
-    pass
+def no_environment(prefix: Path) -> CondaError:
+    return CondaError("EnvironmentLocationNotFound", f"Not a conda environment: {prefix}", location=str(prefix))
 
 
-class CondaEnvException(CondaError):
-    pass
+def frozen(prefix: Path, reason: str) -> CondaError:
+    because = f"Reason:\n\n    {reason}\n\n" if reason else ""
+    message = f"Cannot modify '{prefix}'. The environment is marked as frozen. {because}"
+    message += "You can bypass these protections with the `--override-frozen` flag, at your own risk."
+    return CondaError("EnvironmentIsFrozenError", message)
 
 
-class CondaHTTPError(CondaError):
-    pass
+def not_writable(prefix: Path) -> CondaError:
+    uid, gid = os.geteuid(), os.getegid()
+    message = "The current user does not have write permissions to the target environment.\n"
+    message += f"  environment location: {prefix}\n  uid: {uid}\n  gid: {gid}\n"
+    return CondaError("EnvironmentNotWritableError", message, environment_location=str(prefix), uid=uid, gid=gid)
 
 
-class ChecksumMismatchError(CondaError):
-    pass
-
-
-class ConfigurationLoadError(CondaError):
-    pass
-
-
-class DirectoryNotACondaEnvironmentError(CondaError):
-    def __init__(self, location: str) -> None:
-        super().__init__(f"The target directory exists, but it is not a conda environment.\nTarget directory: {location}")
-
-    def __reduce__(self) -> Any:
-        return CondaError.__reduce__(self)
-
-
-class EnvironmentFileNotFound(CondaError):
-    pass
-
-
-class EnvironmentNameNotFound(CondaError):
-    pass
-
-
-class InvalidSpec(CondaError):
-    pass
-
-
-class NoChannelsConfiguredError(CondaError):
-    pass
-
-
-class NoWritableEnvsDirError(CondaError):
-    pass
-
-
-class NoWritablePkgsDirError(CondaError):
-    pass
-
-
-class OfflineError(CondaError):
-    pass
-
-
-class OperationNotAllowed(CondaError):
-    pass
-
-
-class UnavailableInvalidChannel(CondaError):
-    pass
-
-
-class UnsatisfiableError(CondaError):
-    pass
+def checksum_mismatch(url: str, kind: str, expected: str, actual: str) -> CondaError:
+    message = f"The package at {url} is not the one that was asked for."
+    message += f"\n  expected {kind}: {expected}\n  actual {kind}: {actual}"
+    details = {"checksum_type": kind, "expected_checksum": expected, "actual_checksum": actual}
+    return CondaError("ChecksumMismatchError", message, url=url, **details)

@@ -6,6 +6,7 @@ Everything lies in the prefix already, but for files that must hold the prefix's
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -58,7 +59,7 @@ def relocate(prefix: Path, record: Record, marker: bytes) -> None:
 
 
 def remove(prefix: Path, files: list[str]) -> None:
-    """Remove files of a package that another version replaces, what Python compiled from them, and emptied directories."""
+    """Remove files of a replaced package, what Python compiled from them, and directories left empty."""
     for file in files:
         path = prefix / file
         path.unlink(missing_ok=True)
@@ -66,13 +67,13 @@ def remove(prefix: Path, files: list[str]) -> None:
             Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
     for folder in sorted({parent for file in files for parent in (prefix / file).parents}, reverse=True):
         for emptied in (folder / "__pycache__", folder):
-            try:
+            with contextlib.suppress(OSError):
                 emptied.rmdir()
-            except OSError:
-                pass
 
 
-def write_history(path: Path, ours: dict[str, Record], gone: dict[str, Record], manifest: Record, installer: str) -> None:
+def write_history(
+    path: Path, ours: dict[str, Record], gone: dict[str, Record], manifest: Record, installer: str
+) -> None:
     """Add a revision in conda's format, unless nothing changed."""
     text = path.read_text() if path.exists() else ""
     before: set[str] = set()

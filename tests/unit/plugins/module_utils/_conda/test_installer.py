@@ -494,6 +494,17 @@ def test_killed_at_any_moment_heals(site: Site, moment: int) -> None:
     assert site.visible() == ["py310_0.9-1", "py310_1.0-1"]
 
 
+def test_what_a_killed_run_left_beside_is_removed_and_no_more(site: Site) -> None:
+    install(site.wanted("py310_0.9-1"))
+    debris = [".download-x", ".py310_1.0-1.unfinished", "..py310_1.0-1.unfinished.x", ".py310_0.9-1.unfinished"]
+    for name in debris:
+        site.version(name).touch()
+    site.version(".download-y").mkdir()
+    site.version(".snapshot").mkdir()
+    install(site.wanted("py310_1.0-1"))
+    assert site.visible() == [".snapshot", "py310_0.9-1", "py310_1.0-1"]
+
+
 def test_two_runs_at_once_install_once(site: Site) -> None:
     log = site.path / "log"
     wanted = site.wanted(slow=f"sleep 0.3; echo run >> {log}")

@@ -1,0 +1,493 @@
+"""What becomes of an environment: installed, kept, changed, rolled back, mended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import generations, prefixes
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.engines import RattlerEngine
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import SmokeTest
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock, Package
+
+from lab.packages import PLACEHOLDER, Entry
+
+if TYPE_CHECKING:
+    from unit.plugins.conftest import Channel, Node
+
+pytestmark = pytest.mark.usefixtures("restore_umask")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this")
+SITE = f"lib/python3.{sys.version_info.minor}/site-packages"
+
+
+def problems(node: Node, name: str = "ml") -> list[tuple[str, str]]:
+    return [(problem.kind, problem.subject) for problem in generations.look(node.layout, name).problems]
+
+
+def output(node: Node, command: str = "bin/tool") -> str:
+    """What a user sees who calls something through the name."""
+    return subprocess.run([node.link() / command], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def python_package(channel: Channel, *more: Entry) -> Package:
+    """A `python` that is the one of the tests, with a library of its own."""
+    script = f'#!/bin/sh\nexec {sys.executable} "$@"\n'.encode()
+    library = f"lib/python3.{sys.version_info.minor}"
+    # The source changes when the prefix is put into it, and so the byte code in the archive is outdated.
+    entries = [
+        Entry("bin/python", script, 0o755),
+        Entry(f"{library}/where.py", f'prefix = "{PLACEHOLDER}"\n'.encode()),
+        Entry(f"{library}/__pycache__/where.cpython-3{sys.version_info.minor}.pyc", b"outdated"),
+        Entry(f"{library}/broken.py", b"print 'for another Python'\n"),
+        Entry("lib/python3.1", link=f"python3.{sys.version_info.minor}"),
+        *more,
+    ]
+    return channel.add("python", "3.0", entries)
+
+
+def test_an_environment_is_installed_and_used_through_its_name(node: Node, channel: Channel) -> None:
+    tool = channel.add_tool()
+    generation = node.install(tool)
+    identity = Lock("linux-64", (tool,)).identity
+    assert generation == node.root / "generations" / "ml" / identity[:12]
+    assert output(node) == "tool 1.0"
+    assert problems(node) == []
+    environment = generations.look(node.layout, "ml")
+    assert environment.manifest
+    assert (environment.manifest.identity, environment.manifest.engine) == (identity, "rattler")
+    assert environment.as_dict() == {
+        "name": "ml",
+        "link": str(node.link()),
+        "generation": str(generation),
+        "identity": identity,
+        "created": environment.manifest.created,
+        "engine": "rattler",
+        "problems": [],
+        "leftovers": [],
+    }
+    assert generations.names(node.layout) == ["ml"]
+    assert node.generations() == [generation.name]
+    assert os.listdir(node.root / "envs") == ["ml"]
+
+
+def test_a_generation_is_for_all_to_use_and_for_nobody_to_change(node: Node, channel: Channel) -> None:
+    os.umask(0o077)
+    entries = [Entry("open", b"x", 0o666), Entry("closed", b"x", 0o600), Entry("program", b"x", 0o700)]
+    generation = node.install(python_package(channel, *entries))
+    for path in ("", *prefixes.scan(str(generation))):
+        info = (generation / path).lstat()
+        if not stat.S_ISLNK(info.st_mode):
+            mode = stat.S_IMODE(info.st_mode)
+            runs = stat.S_ISDIR(info.st_mode) or path in ("program", "bin/python")
+            assert (path, oct(mode)) == (path, oct(0o755 if runs else 0o644))
+        assert (info.st_uid, info.st_gid) == (os.geteuid(), os.getegid())
+    for folder in (node.root, node.root / "envs", node.root / "generations", generation.parent, node.pkgs):
+        assert (folder, oct(stat.S_IMODE(folder.stat().st_mode))) == (folder, oct(0o755))
+    assert json.loads((generation / "conda-meta" / "frozen").read_text())["message"].startswith("Managed by envfleet")
+    marker = (generation / SITE).parent / "EXTERNALLY-MANAGED"
+    assert marker.read_text().startswith("[externally-managed]\nError=Managed by envfleet")
+    assert (generation / "conda-meta" / "python-3.0-0.json").is_file()
+
+
+class SetUid(RattlerEngine):
+    """Like engines that keep the modes and the owners of archives, which py-rattler does not."""
+
+    def install(self, packages: Sequence[Package], prefix: str, cache: str) -> None:
+        """See Engine."""
+        super().install(packages, prefix, cache)
+        Path(prefix, "bin/tool").chmod(0o6777)
+        if os.geteuid() == 0:
+            os.chown(Path(prefix, "bin/tool"), 65534, 65534)
+
+
+def test_no_set_uid_file_of_an_archive_reaches_users(node: Node, channel: Channel) -> None:
+    layout, tool = node.layout, channel.add_tool()
+    for folder in (layout.envs_dir, layout.generations_dir):
+        os.makedirs(folder)
+    lock = Lock("linux-64", (tool,))
+    todo = generations.plan(layout, generations.look(layout, "ml"), lock, [], "fast")
+    generations.apply(todo, SetUid(sys.executable), str(node.pkgs), SmokeTest((), "nobody", 9))
+    info = (node.generation() / "bin/tool").stat()
+    assert (oct(stat.S_IMODE(info.st_mode)), info.st_uid, info.st_gid) == ("0o755", os.geteuid(), os.getegid())
+    assert problems(node) == []
+
+
+def test_byte_code_is_made_once_and_full_checks_accept_it(node: Node, channel: Channel) -> None:
+    package = python_package(channel)
+    generation = node.install(package)
+    library = generation / SITE
+    (cached,) = (library.parent / "__pycache__").glob("where.*.pyc")
+    assert cached.read_bytes() != b"outdated"
+    for level in ("fast", "records", "full"):
+        (outcome,) = node.converge(node.want(package), verify=level)
+        assert (level, outcome.problems, bool(outcome.todo)) == (level, (), False)
+
+
+def test_an_upgrade_builds_beside_and_keeps_the_old_generation(node: Node, channel: Channel) -> None:
+    old = node.install(channel.add_tool(version="1.0"))
+    before = prefixes.scan(str(old))
+    new = node.install(channel.add_tool(version="2.0"))
+    assert output(node) == "tool 2.0"
+    assert old != new
+    assert prefixes.scan(str(old)) == before
+    assert node.generations() == sorted([old.name, new.name])
+    assert subprocess.run([old / "bin/tool"], capture_output=True, text=True, check=True).stdout == "tool 1.0\n"
+
+
+def test_a_rollback_is_a_switch_without_engine_network_or_room(node: Node, channel: Channel) -> None:
+    first = channel.add_tool(version="1.0")
+    old = node.install(first)
+    node.install(channel.add_tool(version="2.0"))
+    shutil.rmtree(channel.directory)
+    shutil.rmtree(node.pkgs)
+    (outcome,) = node.converge(node.want(first), base_prefix="/nowhere", min_free_mb=10**9)
+    assert outcome.todo.actions() == [f"point {node.link()} to {old}"]
+    assert node.generation() == old
+    assert output(node) == "tool 1.0"
+    assert outcome.as_dict()["changed"] == [{"name": "tool", "before": "tool 2.0 0", "after": "tool 1.0 0"}]
+
+
+def test_a_rollback_does_not_take_a_damaged_generation(node: Node, channel: Channel) -> None:
+    first = channel.add_tool(version="1.0")
+    old = node.install(first)
+    node.install(channel.add_tool(version="2.0"))
+    (old / "bin/tool").unlink()
+    assert node.install(first) == old.with_name(f"{old.name}-2")
+    assert output(node) == "tool 1.0"
+
+
+def replace_with_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/bin/true")
+
+
+def install_by_hand(generation: Path) -> None:
+    info = generation / SITE / "foo-2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Name: foo\nVersion: 2\n")
+    (info / "INSTALLER").write_text("pip\n")
+
+
+def write_foreign_record(generation: Path) -> None:
+    record = {"name": "foreign", "version": "1", "build": "0", "files": []}
+    (generation / "conda-meta" / "foreign-1-0.json").write_text(json.dumps(record))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], tuple[str, str]]] = {
+    "deleted": (lambda g: (g / "bin/tool").unlink(), ("missing", "bin/tool")),
+    "edited": (lambda g: (g / "bin/tool").write_text("#!/bin/sh\necho evil\n"), ("changed", "bin/tool")),
+    "made writable": (lambda g: (g / "bin/tool").chmod(0o777), ("changed", "bin/tool")),
+    "made a link": (lambda g: replace_with_link(g / "bin/tool"), ("changed", "bin/tool")),
+    "file added": (lambda g: (g / "bin/extra").touch(), ("unexpected", "bin/extra")),
+    "pip package": (install_by_hand, ("foreign", "foo")),
+    "conda package": (write_foreign_record, ("foreign", "foreign")),
+    "record deleted": (
+        lambda g: (g / "conda-meta/tool-1.0-0.json").unlink(),
+        ("missing", "conda-meta/tool-1.0-0.json"),
+    ),
+    "freeze lifted": (lambda g: (g / "conda-meta/frozen").unlink(), ("missing", "conda-meta/frozen")),
+    "manifest deleted": (lambda g: (g / prefixes.MANIFEST).unlink(), ("manifest", "")),
+}
+if os.geteuid() == 0:
+    DAMAGES["given away"] = (lambda g: os.chown(g / "bin/tool", 65534, 65534), ("changed", "bin/tool"))
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_generation_is_built_anew_beside(name: str, node: Node, channel: Channel) -> None:
+    tool = channel.add_tool()
+    old = node.install(tool)
+    damage, (kind, subject) = DAMAGES[name]
+    damage(old)
+    assert (kind, subject or str(old)) in problems(node)
+    damaged = prefixes.scan(str(old))
+    (outcome,) = node.converge(node.want(tool))
+    assert outcome.todo.build
+    assert (kind, subject or str(old)) in [(problem.kind, problem.subject) for problem in outcome.problems]
+    assert node.generation() == old.with_name(f"{old.name}-2")
+    assert output(node) == "tool 1.0"
+    assert problems(node) == []
+    assert prefixes.scan(str(old)) == damaged  # a job may still use it
+
+
+def test_a_file_that_was_touched_or_copied_is_no_damage(node: Node, channel: Channel) -> None:
+    tool = channel.add_tool()
+    generation = node.install(tool)
+    os.utime(generation / "bin/tool", ns=(1, 1))
+    assert node.install(tool) == generation
+
+
+def edit_unseen(path: Path) -> None:
+    """Change content, and put size and time back."""
+    info = path.stat()
+    with path.open("r+b") as stream:
+        stream.write(b"D")
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def test_a_full_check_finds_what_a_fast_one_cannot(node: Node, channel: Channel) -> None:
+    tool = channel.add_tool()
+    old = node.install(tool)
+    edit_unseen(old / "share/tool/data")
+    assert (old / "share/tool/data").read_text() == "Data of 1.0\n"
+    for level, subjects in (("fast", []), ("records", []), ("full", ["share/tool/data"])):
+        (outcome,) = node.converge(node.want(tool), check_mode=True, verify=level)
+        assert (level, [problem.subject for problem in outcome.problems]) == (level, subjects)
+    node.converge(node.want(tool), verify="full")
+    assert node.generation() == old.with_name(f"{old.name}-2")
+    # The file is a hard link, so the edit had reached the package cache: it must not come back from there.
+    assert (node.link() / "share/tool/data").read_text() == "data of 1.0\n"
+    assert node.converge(node.want(tool), verify="full")[0].problems == ()
+
+
+def test_a_full_check_does_not_switch_back_to_what_it_rejected(node: Node, channel: Channel) -> None:
+    tool = channel.add_tool()
+    names = []
+    for _attempt in range(3):
+        node.converge(node.want(tool), verify="full")
+        names.append(node.generation().name)
+        edit_unseen(node.generation() / "share/tool/data")
+    assert names[1:] == [f"{names[0]}-2", f"{names[0]}-3"]
+
+
+def test_an_edited_cache_does_not_reach_a_new_environment(node: Node, channel: Channel) -> None:
+    tool = channel.add_tool()
+    first = node.install(tool, name="first")
+    (first / "share/tool/data").write_text("edited in place\n")
+    assert (node.pkgs / "tool-1.0-0" / "share/tool/data").read_text() == "edited in place\n"
+    second = node.install(tool, name="second")
+    assert (second / "share/tool/data").read_text() == "data of 1.0\n"
+
+
+def test_records_are_checked_against_the_lock_at_that_level(node: Node, channel: Channel) -> None:
+    tool = channel.add_tool()
+    old = node.install(tool)
+    record = old / "conda-meta" / "tool-1.0-0.json"
+    content = record.read_text()
+    record.write_text(content.replace(tool.sha256, "0" * 64))
+    prefixes.finish(str(old), Lock("linux-64", (tool,)).identity, "rattler")  # as if it had been built like this
+    assert node.converge(node.want(tool))[0].problems == ()
+    (outcome,) = node.converge(node.want(tool), verify="records")
+    assert [problem.detail for problem in outcome.problems] == ["tool 1.0 0 was made from another archive"]
+    assert node.generation() == old.with_name(f"{old.name}-2")
+
+
+def test_an_upgrade_is_no_damage_of_the_old_generation(node: Node, channel: Channel) -> None:
+    node.install(channel.add_tool(version="1.0"))
+    (outcome,) = node.converge(node.want(channel.add_tool(version="2.0")), verify="full")
+    assert outcome.problems == ()
+
+
+@pytest.mark.parametrize("through", ["file", "http"])
+def test_a_corrupt_archive_changes_nothing(through: str, node: Node, channel: Channel, mirror: Channel) -> None:
+    source = channel if through == "file" else mirror
+    old = node.install(source.add_tool(version="1.0"))
+    new = source.add_tool(version="2.0")
+    archive = channel.directory / "linux-64" / new.file_name
+    archive.write_bytes(archive.read_bytes().replace(b"zip", b"ZIP")[:-1])
+    with pytest.raises(CondaError, match=r"^conda_envs_shared: ml: .*hash mismatch .*tool-2.0-0|hash mismatch: file:"):
+        node.install(new)
+    assert node.generation() == old
+    assert node.generations() == [old.name]
+    assert output(node) == "tool 1.0"
+    archive.unlink()
+    with pytest.raises(CondaError, match=r"404|No such file"):
+        node.install(new)
+    assert node.install(source.add_tool(version="2.0")) != old
+
+
+def test_a_mirror_that_is_down_changes_nothing(node: Node, channel: Channel) -> None:
+    old = node.install(channel.add_tool(version="1.0"))
+    gone = Package.from_url("http://127.0.0.1:9/x/linux-64/tool-2.0-0.conda", "0" * 64)
+    with pytest.raises(CondaError, match=r"conda_envs_shared: ml: .*tool-2.0-0.conda: .*Connection refused"):
+        node.install(gone)
+    assert (node.generation(), node.generations()) == (old, [old.name])
+
+
+def test_a_package_that_contradicts_itself_is_refused(node: Node, channel: Channel) -> None:
+    """Its archive is the one of the lock, but its files are not those of its own list."""
+    node.install(channel.add_tool())
+    with pytest.raises(CondaError, match=r"liar 1.0 0 is damaged in its own archive"):
+        node.install(lying_package(channel))
+    assert output(node) == "tool 1.0"
+    assert len(node.generations()) == 1
+
+
+def lying_package(channel: Channel) -> Package:
+    """The files of one package under the list of another."""
+    parts: list[dict[str, bytes]] = []
+    for content in (b"told", b"true"):
+        package = channel.add("liar", "1.0", [Entry("data", content)])
+        path = channel.directory / "linux-64" / package.file_name
+        with zipfile.ZipFile(path) as archive:
+            parts.append({name: archive.read(name) for name in archive.namelist()})
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts[0].items():
+            archive.writestr(name, parts[1][name] if name.startswith("pkg-") else content)
+    return channel.listed(path)
+
+
+def smoke(*argv: str, user: str = "nobody", timeout: float = 60) -> SmokeTest:
+    return SmokeTest(argv, user, timeout)
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        (smoke("tool", "--x"), None),
+        (smoke("sh", "-c", 'test "$(tool)" = "tool 2.0" && test -d "$CONDA_PREFIX/conda-meta"'), None),
+        (smoke("sh", "-c", "touch ~/cache && test ! -w $CONDA_PREFIX/bin/tool || test $(id -u) != 65534"), None),
+        (smoke("sh", "-c", "echo broken import >&2; exit 7"), "the smoke test failed with 7: sh -c .*\nbroken import"),
+        (smoke("no-such-program"), "no-such-program cannot be run: .*No such file"),
+        (smoke("sh", "-c", "sleep 60", timeout=0.3), "sh did not end within 0.3 s"),
+        (smoke("sh", "-c", "kill -9 $$"), "the smoke test failed with -9"),
+    ],
+)
+def test_people_get_a_generation_only_after_its_smoke_test(
+    test: SmokeTest, message: str | None, node: Node, channel: Channel
+) -> None:
+    old = node.install(channel.add_tool(version="1.0"))
+    new = channel.add_tool(version="2.0")
+    if message is None:
+        assert node.install(new, smoke_test=test) != old
+        assert problems(node) == []
+        return
+    with pytest.raises(CondaError, match=rf"^conda_envs_shared: ml: .*{message}"):
+        node.install(new, smoke_test=test)
+    assert (node.generation(), node.generations()) == (old, [old.name])
+    assert output(node) == "tool 1.0"
+    assert node.install(new) != old
+
+
+@as_root
+def test_the_smoke_test_runs_as_its_user(node: Node, channel: Channel) -> None:
+    node.install(channel.add_tool(), smoke_test=smoke("sh", "-c", 'test "$(id -un)" = nobody'))
+    with pytest.raises(CondaError, match=r"there is no user no-such-user to run"):
+        node.install(channel.add_tool(version="2.0"), smoke_test=smoke("tool", user="no-such-user"))
+    assert output(node) == "tool 1.0"
+
+
+@pytest.mark.parametrize("target", ["dangling", "foreign", "other environment"])
+def test_a_link_that_leads_elsewhere_is_put_right(target: str, node: Node, channel: Channel) -> None:
+    tool = channel.add_tool()
+    generation = node.install(tool)
+    other = node.install(channel.add_tool("other"), name="other")
+    foreign = node.root / "foreign"
+    foreign.mkdir()
+    (foreign / "precious").touch()
+    place = {"dangling": node.root / "nowhere", "foreign": foreign, "other environment": other}[target]
+    node.link().unlink()
+    node.link().symlink_to(place)
+    ((kind, subject),) = problems(node)
+    assert (kind, subject) == ("link", str(node.link()))
+    (outcome,) = node.converge(node.want(tool))
+    assert outcome.todo.actions() == [f"point {node.link()} to {generation}"]
+    assert node.generation() == generation
+    assert (foreign / "precious").exists()
+    assert problems(node, "other") == []
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_what_stands_in_the_place_of_a_name_stops_the_run_before_any_change(
+    kind: str, check_mode: bool, node: Node, channel: Channel
+) -> None:
+    node.install(channel.add_tool())
+    obstacle = node.link("old")
+    obstacle.mkdir() if kind == "directory" else obstacle.touch()
+    assert problems(node, "old") == [("obstacle", str(obstacle))]
+    before = node.snapshot()
+    wanted = [node.want(channel.add_tool(version="2.0")), node.want(channel.add_tool("x"), name="old")]
+    message = (
+        f"^conda_envs_shared: old: {obstacle} exists and is no link of this collection: move it away, then run again"
+    )
+    with pytest.raises(CondaError, match=message):
+        node.converge(*wanted, check_mode=check_mode)
+    assert node.snapshot() == before
+
+
+def test_a_node_whose_directories_are_links_is_treated_alike(node: Node, channel: Channel) -> None:
+    big_disk = node.root / "disk"
+    big_disk.mkdir(parents=True)
+    (node.root / "generations").symlink_to(big_disk)
+    tool = channel.add_tool()
+    node.install(tool)
+    assert problems(node) == []
+    assert not node.converge(node.want(tool), verify="full")[0].todo
+    edit_unseen(node.generation() / "share/tool/data")
+    node.converge(node.want(tool), verify="full")
+    assert node.generation().name.endswith("-2")
+
+
+def test_a_generation_that_was_finished_but_not_linked_is_taken(node: Node, channel: Channel) -> None:
+    tool = channel.add_tool()
+    generation = node.install(tool)
+    node.link().unlink()
+    assert generations.names(node.layout) == ["ml"]
+    (outcome,) = node.converge(node.want(tool), base_prefix="/nowhere")
+    assert (outcome.todo.build, node.generation()) == (False, generation)
+
+
+def test_a_generation_that_still_has_its_mark_is_not_taken(node: Node, channel: Channel) -> None:
+    """The run was killed between the manifest and the removal of the mark."""
+    tool = channel.add_tool()
+    generation = node.install(tool)
+    node.link().unlink()
+    (generation.parent / f".{generation.name}.building").touch()
+    assert generations.look(node.layout, "ml").leftovers == (str(generation),)
+    (outcome,) = node.converge(node.want(tool))
+    assert outcome.todo.actions() == [
+        f"remove unfinished generation {generation} of ml",
+        f"build generation {generation} of ml with 1 packages",
+        f"point {node.link()} to {generation}",
+    ]
+    assert output(node) == "tool 1.0"
+    assert node.generations() == [generation.name]
+
+
+def test_leftovers_go_even_where_the_environment_is_right(node: Node, channel: Channel) -> None:
+    tool = channel.add_tool()
+    generation = node.install(tool)
+    leftover = generation.with_name("0123456789ab")
+    (leftover / "conda-meta").mkdir(parents=True)
+    (leftover.parent / ".0123456789ab.building").touch()
+    (leftover.parent / ".ffffffffffff.building").touch()  # killed before it made anything else
+    before = prefixes.scan(str(generation))
+    (outcome,) = node.converge(node.want(tool), base_prefix="/nowhere")
+    assert [action.split()[:2] for action in outcome.todo.actions()] == [["remove", "unfinished"]] * 2
+    assert node.generations() == [generation.name]
+    assert prefixes.scan(str(generation)) == before
+
+
+def test_what_is_no_generation_in_the_home_of_an_environment_is_left_alone(node: Node, channel: Channel) -> None:
+    tool = channel.add_tool()
+    generation = node.install(tool)
+    stranger = generation.with_name("notes")
+    stranger.mkdir()
+    node.link().unlink()
+    node.install(tool)
+    assert node.generation() == generation
+    assert stranger.is_dir()
+
+
+def test_names_with_special_characters_stay_apart(node: Node, channel: Channel) -> None:
+    tool = channel.add_tool()
+    for name in ("a", "a.b", "a-2"):
+        node.install(tool, name=name)
+    assert generations.names(node.layout) == ["a", "a-2", "a.b"]
+    assert all(problems(node, name) == [] for name in generations.names(node.layout))
+
+
+def test_there_is_nothing_of_an_environment_that_never_was(node: Node) -> None:
+    environment = generations.look(node.layout, "ml")
+    assert (environment.target, environment.manifest, environment.problems) == (None, None, ())
+    assert generations.names(node.layout) == []
