@@ -67,23 +67,28 @@ def playbook(name: str, *arguments: str) -> tuple[int, str]:
 
 
 def on_node(command: str, *, user: str = "root", check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a shell command on the node as *user*, over ssh."""
+    """Run a shell command on the node as *user*, over ssh; with *check*, one that fails is an error."""
     variables = lab_variables()
     options = [*shlex.split(variables["ansible_ssh_common_args"]), "-i", variables["ansible_ssh_private_key_file"]]
     port = yaml.safe_load((INVENTORY / "hosts.yml").read_text())["gpu_nodes"]["hosts"][NODE]["ansible_port"]
-    return subprocess.run(
+    done = subprocess.run(
         ["ssh", *options, "-p", str(port), f"{user}@127.0.0.1", command],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        check=check,
+        check=False,
         timeout=300,
     )
+    assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done
 
 
 def snapshot() -> str:
-    """All that a run could have changed: names, kinds, modes, sizes, targets, inode and modification times."""
-    return on_node(f"find {_TOUCHED} -printf '%p %y %m %U:%G %s %l %i %T@\\n' | sort").stdout
+    """All that a run could have changed: names, kinds, modes, sizes, targets, inodes and times.
+
+    Directories and the lock files in them do not count: a run may need them to find out that it must refuse.
+    """
+    return on_node(f"find {_TOUCHED} ! -type d ! -name .lock -printf '%p %y %m %U:%G %s %l %i %T@\\n' | sort").stdout
 
 
 def verified_packages(prefix: str) -> int:

@@ -118,20 +118,22 @@ def test_mirror_down(converged_node: None) -> None:
 
 
 def test_disk_that_fills_up(converged_node: None) -> None:
-    cluster.on_node("mkdir -p /mnt/small && mount -t tmpfs -o size=30m tmpfs /mnt/small", check=False)
+    # A file system of its own that every node has, with as much left of it as a part of the environment takes.
+    cluster.on_node("fallocate -l $(($(stat -f -c '%a * %S' /dev/shm) - 30000000)) /dev/shm/filler")
     small = {
-        "conda_envs_generations_dir": "/mnt/small/generations",
-        "conda_envs_pkgs_dir": "/mnt/small/pkgs",
-        "conda_envs_dir": "/mnt/small/envs",
+        "conda_envs_generations_dir": "/dev/shm/generations",
+        "conda_envs_pkgs_dir": "/dev/shm/pkgs",
+        "conda_envs_dir": "/dev/shm/envs",
         "conda_envs_min_free_mb": 1,
     }
     try:
         code, output = cluster.playbook("site", "--extra-vars", json.dumps(small))
         assert code != 0
         assert "the disk is full" in " ".join(output.split()), output
-        assert cluster.on_node("find /mnt/small/generations/tools /mnt/small/envs -mindepth 1").stdout == ""
+        assert cluster.on_node("find /dev/shm/generations/tools /dev/shm/envs -mindepth 1").stdout == ""
+        assert cluster.environment_state()
     finally:
-        cluster.on_node("umount /mnt/small")
+        cluster.on_node("rm -rf /dev/shm/*")
 
 
 def test_two_runs_at_once(converged_node: None) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import importlib
 import json
@@ -54,6 +55,9 @@ async def install(order: dict[str, t.Any]) -> str:
         records, target_prefix=order["prefix"], cache_dir=order["cache"], execute_link_scripts=True, show_progress=False
     )
     complete_records(order["prefix"])
+    with contextlib.suppress(FileNotFoundError):
+        # rattler takes what it writes for a cache, and tools would leave it out of backups.
+        os.unlink(os.path.join(order["prefix"], "CACHEDIR.TAG"))
     return str(rattler.__version__)
 
 

@@ -54,7 +54,7 @@ class RattlerEngine:
         result = run([self._python, "-I", "-c", source], stdin=order, keep_lock=True)
         answer = _json_documents(result.stdout)
         if not answer or "error" in answer[-1] or result.returncode != 0:
-            raise CondaError(_explain_rattler(answer[-1]["error"] if answer else result.tail()))
+            raise _failure(_one_line(answer[-1]["error"] if answer else result.tail()))
         _write_history(prefix, packages, f"rattler {answer[-1]['version']}")
 
 
@@ -106,10 +106,20 @@ def select(wanted: str, base_prefix: str, option: str) -> Engine:
     return found[wanted]
 
 
-def _explain_rattler(text: str) -> str:
-    """The first and the last link of rattler's chain of causes, which name the package and the reason."""
-    causes = [line.strip() for line in text.splitlines() if line.strip()]
-    return ": ".join(dict.fromkeys((causes[0], causes[-1]))) if causes else "rattler ended without a word"
+def _failure(text: str) -> CondaError:
+    """What an engine said of its failure, with the one cause ahead that is not about the lock."""
+    full = any(words in text for words in ("No space left on device", "NoSpaceLeftError"))
+    return CondaError(f"the disk is full: {text}" if full else text)
+
+
+def _one_line(text: str) -> str:
+    """rattler's chain of causes: it names the package, the URL and the reason in different links, and repeats itself."""
+    told = ""
+    for line in text.splitlines():
+        cause = line.strip().replace("Caused by: ", "")
+        if cause not in told:
+            told += f": {cause}" if told else cause
+    return told or "rattler ended without a word"
 
 
 def _require_conda_success(result: Result) -> None:
@@ -119,9 +129,9 @@ def _require_conda_success(result: Result) -> None:
         if failure.get("exception_name") or document.get("exception_name"):
             name = failure.get("exception_name") or document["exception_name"]
             message = failure.get("message") or document.get("message", "")
-            raise CondaError(f"conda: {name}: {message}")
+            raise _failure(f"conda: {name}: {message}")
     if result.returncode != 0:
-        raise CondaError(f"conda ended with {result.returncode}: {result.tail()}")
+        raise _failure(f"conda ended with {result.returncode}: {result.tail()}")
 
 
 def _json_documents(text: str) -> list[dict[str, t.Any]]:
