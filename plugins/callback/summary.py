@@ -63,7 +63,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
 
     def v2_playbook_on_stats(self, stats: t.Any) -> None:
         """The run ends."""
-        hosts = sorted(stats.processed)
+        hosts = sorted(host for host in stats.processed if self._executions[host])
         if not hosts:
             return
         self._display.banner("SUMMARY")

@@ -47,9 +47,9 @@ def lab_variables() -> dict[str, Any]:
 
 def start_playbook(name: str, *arguments: str) -> subprocess.Popen[str]:
     """Start a playbook as the head of a process group of its own."""
-    command = [Path(sys.executable).with_name("ansible-playbook"), "-i", INVENTORY / "hosts.yml", *arguments]
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(INVENTORY / "hosts.yml"), *arguments]
     return subprocess.Popen(
-        [*command, ROOT / "playbooks" / f"{name}.yml"],
+        [*command, str(ROOT / "playbooks" / f"{name}.yml")],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

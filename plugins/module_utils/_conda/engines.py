@@ -113,7 +113,7 @@ def _failure(text: str) -> CondaError:
 
 
 def _one_line(text: str) -> str:
-    """rattler's chain of causes: it names the package, the URL and the reason in different links, and repeats itself."""
+    """rattler's chain of causes: package, URL and reason are in different links of it, and it repeats itself."""
     told = ""
     for line in text.splitlines():
         cause = line.strip().replace("Caused by: ", "")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node import facts
 from ansible_collections.envfleet.gpu_cluster.plugins.modules import node_facts
 
 if TYPE_CHECKING:
@@ -61,3 +64,11 @@ def test_a_full_node_is_seen_without_a_process_or_a_change(
     problems = [(problem["kind"], problem["subject"]) for problem in environments["damaged"]["problems"]]
     assert problems == [("changed", "bin/other"), ("unexpected", "bin/\udcff")]
     assert found["files"][str(node.link())]["target"] == str(generation)
+
+
+def test_a_look_loads_no_more_than_it_needs() -> None:
+    """Every node pays for it on every run."""
+    script = f"import sys, {facts.__name__}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert {"json", "subprocess"} <= set(done.stdout.split())
+    assert not {"asyncio", "http", "rattler", "ssl", "yaml"} & set(done.stdout.split())

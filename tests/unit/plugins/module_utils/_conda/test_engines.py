@@ -294,6 +294,14 @@ PLANNED = """{
 }"""
 
 
+def test_a_full_disk_comes_first_whichever_engine_says_so() -> None:
+    document = {"exception_name": "NoSpaceLeftError", "message": "No space left on devices."}
+    with pytest.raises(CondaError, match=r"^the disk is full: conda: NoSpaceLeftError"):
+        engines._require_conda_success(Result(1, json.dumps(document), ""))
+    with pytest.raises(CondaError, match=r"^the disk is full: conda ended with 1: .*No space left on device"):
+        engines._require_conda_success(Result(1, "", "OSError: [Errno 28] No space left on device"))
+
+
 @pytest.mark.parametrize("stdout", ["", "\n", PLANNED, f"Collecting: done\n{PLANNED}\n"])
 def test_conda_without_an_exception_has_succeeded(stdout: str) -> None:
     engines._require_conda_success(Result(0, stdout, "a warning\n"))
@@ -330,10 +338,11 @@ def test_all_documents_are_read_with_prose_between_them() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("failed to fetch x\n  Caused by: y\n  Caused by: z\n", "failed to fetch x: Caused by: z"),
+        ("failed to fetch x\n  Caused by: y\n  Caused by: z\n", "failed to fetch x: y: z"),
+        ("failed to fetch x: y\n\n  Caused by: y\n  Caused by: y: z\n", "failed to fetch x: y: y: z"),
         ("only this", "only this"),
         ("\n", "rattler ended without a word"),
     ],
 )
 def test_a_chain_of_causes_becomes_one_line(text: str, message: str) -> None:
-    assert engines._explain_rattler(text) == message
+    assert engines._one_line(text) == message

@@ -117,7 +117,7 @@ def test_an_upgrade_by_hand_tells_both_sides(prefix: Path) -> None:
 def test_a_package_installed_by_hand_with_conda_is_one_problem(prefix: Path) -> None:
     (prefix / "share" / "seven").mkdir(parents=True)
     (prefix / "share" / "seven" / "data").touch()
-    write_record(prefix, "seven", "7", ["share/seven/data", "/absolute"])
+    write_record(prefix, "seven", "7", ["share/seven/data"])
     assert found(prefix) == [("foreign", "seven", "seven 7 0 was installed by hand with conda")]
 
 

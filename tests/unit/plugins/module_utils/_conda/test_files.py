@@ -182,7 +182,8 @@ def test_a_waiting_run_goes_on_when_the_first_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", ["keep", "drop"])
 def test_an_orphan_that_still_writes_holds_the_lock(keep: str, tmp_path: Path) -> None:
     path, pid_file = str(tmp_path / ".lock"), tmp_path / "pid"
-    with subprocess.Popen([sys.executable, "-c", HOLDER, path, "child", str(pid_file), keep]) as holder:
+    command = [sys.executable, "-c", HOLDER, path, "child", str(pid_file), keep]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}) as holder:
         deadline = time.monotonic() + 10
         while not (pid_file.exists() and pid_file.read_text().strip()):
             assert time.monotonic() < deadline
