@@ -36,7 +36,7 @@ def test_a_node_that_is_right_is_only_looked_at(node: Node, channel: Channel, au
     node.converge(*wanted)
     before = node.snapshot()
     # Neither an engine nor room nor the lock is needed, not even where another run holds it.
-    without = {"base_prefix": "/nowhere", "min_free_mb": 10**9, "lock_timeout_seconds": 0}
+    without: dict[str, Any] = {"base_prefix": "/nowhere", "min_free_mb": 10**9, "lock_timeout_seconds": 0}
     with exclusive(node.layout.lock_file, 0, "option"), audited() as audit:
         found = {level: node.converge(*wanted, verify=level, **without) for level in generations.LEVELS}
     assert audit.events == []
