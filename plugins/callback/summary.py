@@ -81,10 +81,15 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         for environment in content.get("environments", ()):
             actions += environment.get("actions", ())
         if not actions:
-            subject = content.get("dest") or content.get("path")
-            actions = [f"{task.get_name().rsplit(' : ', 1)[-1]}{f': {subject}' if subject else ''}"]
+            subject = content.get("dest") or content.get("path") or content.get("_ansible_item_label")
+            actions = [f"{_stem(task)}{f': {subject}' if subject else ''}"]
         prefix = "would " if task.check_mode else ""
         self._done[host] += [f"{prefix}{action}" for action in actions]
+
+
+def _stem(task: t.Any) -> str:
+    """A task's name without the role and the file that it is in."""
+    return str(task.get_name().rsplit(" : ", 1)[-1].rsplit(" | ", 1)[-1])
 
 
 def _cost(task: t.Any) -> int:
