@@ -36,18 +36,25 @@ def timed(*arguments: str) -> float:
     return time.monotonic() - start
 
 
-def killed_run(delay: float, on_node_too: bool, *arguments: str) -> bool:
-    """Start a run and kill it after *delay* seconds; False when it had ended before."""
-    process = cluster.start_playbook("site", *arguments)
-    try:
-        process.communicate(timeout=delay)
-        return False
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    if on_node_too:
-        cluster.on_node(_KILL_ON_NODE, check=False)
-    return True
+def killed_run(draw: random.Random, whole_seconds: float, on_node_too: bool, prepare: str, *arguments: str) -> float:
+    """Kill a run at a drawn moment, and tell at which second; a run that had ended by then does not count."""
+    while True:
+        cluster.on_node(prepare)
+        delay = draw.uniform(0, whole_seconds)
+        process = cluster.start_playbook("site", *arguments)
+        try:
+            process.communicate(timeout=delay)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            if on_node_too:
+                cluster.on_node(_KILL_ON_NODE, check=False)
+            return delay
+
+
+def back_to(old: str, new: str) -> str:
+    """The command that takes a node to before its upgrade."""
+    return f"ln -sfn {old} /opt/envfleet/envs/tools && rm -rf {new}"
 
 
 def prove(allowed: set[str], *arguments: str) -> str:
@@ -65,11 +72,6 @@ def prove(allowed: set[str], *arguments: str) -> str:
     if leftovers:
         raise SystemExit(f"left over: {leftovers}")
     return cluster.environment_state()
-
-
-def report(number: int, kind: str, where: str, delay: float, hit: bool) -> None:
-    """One line for a person."""
-    print(f"round {number}: {kind}, {where}, {delay:.1f} s: {'killed' if hit else 'had ended'}, healed", flush=True)
 
 
 def main() -> None:
@@ -91,16 +93,12 @@ def main() -> None:
     for number in range(1, options.rounds + 1):
         on_node_too = draw.random() < 0.5
         where = "both sides" if on_node_too else "the control node"
-        cluster.on_node(_EMPTY)
-        delay = draw.uniform(0, first_seconds)
-        hit = killed_run(delay, on_node_too)
+        delay = killed_run(draw, first_seconds, on_node_too, _EMPTY)
         prove({"", old})
-        report(number, "first install", where, delay, hit)
-        cluster.on_node(f"rm -rf {new}")
-        delay = draw.uniform(0, upgrade_seconds)
-        hit = killed_run(delay, on_node_too, *NEXT)
+        print(f"round {number}: first install killed on {where} after {delay:.1f} s, healed", flush=True)
+        delay = killed_run(draw, upgrade_seconds, on_node_too, back_to(old, new), *NEXT)
         prove({old, new}, *NEXT)
-        report(number, "upgrade", where, delay, hit)
+        print(f"round {number}: upgrade killed on {where} after {delay:.1f} s, healed", flush=True)
     print(f"{options.rounds} rounds passed")
 
 

@@ -53,8 +53,8 @@ class RattlerEngine:
         source = inspect.getsource(_rattler_child)
         result = run([self._python, "-I", "-c", source], stdin=order, keep_lock=True)
         answer = _json_documents(result.stdout)
-        if not answer or "error" in answer[-1] or result.returncode != 0:
-            raise _failure(_one_line(answer[-1]["error"] if answer else result.tail()))
+        if not answer or "version" not in answer[-1] or result.returncode != 0:
+            raise _failure(_one_line(answer[-1].get("error", "") if answer else result.tail()))
         _write_history(prefix, packages, f"rattler {answer[-1]['version']}")
 
 

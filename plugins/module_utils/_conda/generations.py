@@ -13,10 +13,10 @@ import glob
 import os
 import typing as t
 
-from . import prefixes
+from . import construction, prefixes
 from .engines import Engine, forget, require_archives
 from .errors import CondaError
-from .files import remove_tree, replace_link, sync_directory
+from .files import remove_tree, replace_link
 from .locks import Lock
 from .prefixes import Manifest
 from .problems import Problem
@@ -25,7 +25,6 @@ from .records import Record, compare_files, compare_with_lock, read_records
 from .sealing import seal
 
 LEVELS = ("fast", "records", "full")
-_BUILDING = ".building"
 _MESSAGE = "Managed by envfleet.gpu_cluster: change the environment's lock file and run the site playbook."
 
 
@@ -45,13 +44,7 @@ class Layout:
 
         The paths of *leftovers* will be free by then.
         """
-        stem = os.path.join(self.home(name), identity[:12])
-        number = 1
-        path = stem
-        while os.path.lexists(path) and path not in leftovers:
-            number += 1
-            path = f"{stem}-{number}"
-        return path
+        return construction.first_free(os.path.join(self.home(name), identity[:12]), leftovers)
 
     def generations(self, name: str) -> list[str]:
         """Everything that is or was to become a generation of *name*."""
@@ -63,9 +56,7 @@ class Layout:
 
     def leftovers(self, name: str) -> list[str]:
         """The prefixes whose builds did not end: the name has never led to one of them."""
-        home = self.home(name)
-        marks = glob.glob(os.path.join(glob.escape(home), f".*{_BUILDING}"))
-        return sorted(os.path.join(home, os.path.basename(mark)[1 : -len(_BUILDING)]) for mark in marks)
+        return construction.leftovers(self.home(name))
 
     @property
     def lock_file(self) -> str:
@@ -214,13 +205,14 @@ def apply(todo: Plan, engine: Engine | None, cache: str, smoke_test: SmokeTest) 
     :raises CondaError: it could not be done; the name is as it was, and an unfinished generation is gone.
     """
     for path in todo.environment.leftovers:
-        _discard(path)
+        construction.discard(path)
     if todo.build:
-        assert engine is not None
+        if engine is None:
+            raise AssertionError("a build needs an engine")
         try:
             _build(todo, engine, cache, smoke_test)
         except BaseException as error:
-            _discard(todo.generation)
+            construction.discard(todo.generation)
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise CondaError(f"the disk is full: {error.filename or todo.generation}") from error
             raise
@@ -230,11 +222,9 @@ def apply(todo: Plan, engine: Engine | None, cache: str, smoke_test: SmokeTest) 
 
 def _build(todo: Plan, engine: Engine, cache: str, smoke_test: SmokeTest) -> None:
     prefix, lock = todo.generation, todo.lock
-    home = os.path.dirname(prefix)
+    os.makedirs(os.path.dirname(prefix), mode=0o755, exist_ok=True)
+    construction.begin(prefix)
     require_archives(lock.packages)
-    os.makedirs(home, mode=0o755, exist_ok=True)
-    with open(_mark(prefix), "w", encoding="utf-8"):
-        sync_directory(home)
     engine.install(lock.packages, prefix, cache)
     damaged = _damaged(prefix, lock)
     if damaged:
@@ -249,21 +239,7 @@ def _build(todo: Plan, engine: Engine, cache: str, smoke_test: SmokeTest) -> Non
     if smoke_test.argv:
         _smoke(prefix, smoke_test)
     prefixes.finish(prefix, lock.identity, engine.name)
-    os.unlink(_mark(prefix))
-    # Before the name leads here: a mark that came back after a power loss would condemn what people use.
-    sync_directory(home)
-
-
-def _mark(prefix: str) -> str:
-    """What stands beside a prefix from before it is begun until it is finished."""
-    return os.path.join(os.path.dirname(prefix), f".{os.path.basename(prefix)}{_BUILDING}")
-
-
-def _discard(prefix: str) -> None:
-    """Remove an unfinished prefix, and only then the mark that says it is one."""
-    remove_tree(prefix)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(_mark(prefix))
+    construction.end(prefix)
 
 
 def _damaged(prefix: str, lock: Lock) -> list[Record]:

@@ -11,7 +11,6 @@ a damaged prefix may be in use and is built anew beside itself, and older versio
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import glob
@@ -22,9 +21,9 @@ import tempfile
 import typing as t
 import urllib.parse
 
-from . import prefixes
+from . import construction, prefixes
 from .errors import CondaError
-from .files import exclusive, free_bytes, remove_tree, replace_link, require_free_space, write_file
+from .files import exclusive, free_bytes, remove_tree, replace_link, require_free_space
 from .problems import Problem
 from .processes import run
 from .records import sha256_of
@@ -64,31 +63,19 @@ class Layout:
         """Whether *path* is, or was, a prefix in the directory of versions."""
         return os.path.dirname(os.path.realpath(path)) == os.path.realpath(self.versions_dir)
 
-    def unfinished_marker(self, prefix: str) -> str:
-        """The file that is beside *prefix* while it is built or removed: it tells a leftover from a stranger."""
-        return os.path.join(self.versions_dir, f".{os.path.basename(prefix)}.unfinished")
-
-    def all_prefixes(self) -> list[str]:
-        """Every prefix made here, finished or not. Other directories are not ours to judge."""
+    def finished(self) -> list[str]:
+        """Every prefix that was finished here, however damaged it is now. Other directories are not ours to judge."""
         found = sorted(glob.glob(os.path.join(glob.escape(self.versions_dir), "*")))
-        return [path for path in found if os.path.isdir(path) and (self._was_finished(path) or self._is_marked(path))]
+        unfinished = self.leftovers()
+        return [path for path in found if path not in unfinished and self._was_finished(path)]
 
     def leftovers(self) -> list[str]:
-        """Prefixes that a killed run left unfinished."""
-        live = self.live
-        return [
-            path
-            for path in self.all_prefixes()
-            if self._is_marked(path) and prefixes.read_manifest(path) is None and os.path.realpath(path) != live
-        ]
+        """Prefixes that killed runs left unfinished: the link has never led to one of them."""
+        return construction.leftovers(self.versions_dir)
 
-    def debris(self) -> list[str]:
-        """What killed runs left beside the prefixes. Whoever asks holds the lock, so nobody uses it."""
-        here = glob.escape(self.versions_dir)
-        return [path for name in (".download-*", ".*.unfinished*") for path in glob.glob(os.path.join(here, name))]
-
-    def _is_marked(self, prefix: str) -> bool:
-        return os.path.exists(self.unfinished_marker(prefix))
+    def downloads(self) -> list[str]:
+        """What killed runs left of a download. Whoever asks holds the lock, so nobody uses it."""
+        return glob.glob(os.path.join(glob.escape(self.versions_dir), ".download-*"))
 
     @staticmethod
     def _was_finished(prefix: str) -> bool:
@@ -188,11 +175,9 @@ def install(wanted: Wanted, fetch: Fetch, check_mode: bool = False) -> Plan:
         # Another run may have done it while this one waited for the lock.
         todo = plan(wanted)
         _tidy(layout, todo.leftovers)
-        if todo.install:
-            assert todo.target is not None
+        if todo.install and todo.target:
             _install(wanted, todo.target, fetch)
-        if todo.switch:
-            assert todo.target is not None
+        if todo.switch and todo.target:
             replace_link(layout.prefix, todo.target)
     return todo
 
@@ -213,8 +198,9 @@ def plan(wanted: Wanted) -> Plan:
     problems = _problems(live, wanted.identity) if live else []
     if problems == [] and live and layout.owns(live):
         return Plan(layout, wanted.version, live, live, leftovers=leftovers)
-    sound = [path for path in layout.all_prefixes() if path != live and _problems(path, wanted.identity) == []]
-    target = sound[0] if sound else _first_free(os.path.join(layout.versions_dir, wanted.version), leftovers)
+    sound = [path for path in layout.finished() if path != live and _problems(path, wanted.identity) == []]
+    stem = os.path.join(layout.versions_dir, wanted.version)
+    target = sound[0] if sound else construction.first_free(stem, leftovers)
     return Plan(
         layout,
         wanted.version,
@@ -235,15 +221,6 @@ def _problems(prefix: str, identity: str) -> list[Problem] | None:
     return prefixes.check(prefix, manifest) if manifest.identity == identity else None
 
 
-def _first_free(stem: str, leftovers: t.Collection[str]) -> str:
-    """*stem*, or with -2, -3 and so on where that is taken. Leftovers are removed before, so their paths are free."""
-    path, number = stem, 1
-    while os.path.lexists(path) and path not in leftovers:
-        number += 1
-        path = f"{stem}-{number}"
-    return path
-
-
 def remove(layout: Layout, lock_timeout_seconds: float, check_mode: bool = False) -> Plan:
     """Take away the link and every prefix made here, and nothing else, or tell what that would be.
 
@@ -262,7 +239,8 @@ def remove(layout: Layout, lock_timeout_seconds: float, check_mode: bool = False
 
 def _plan_removal(layout: Layout) -> Plan:
     unlink = os.path.islink(layout.prefix) and layout.owns(layout.prefix)
-    return Plan(layout, "", layout.live if unlink else None, None, unlink=unlink, removals=tuple(layout.all_prefixes()))
+    removals = (*layout.finished(), *layout.leftovers())
+    return Plan(layout, "", layout.live if unlink else None, None, unlink=unlink, removals=removals)
 
 
 def _require_well_formed(wanted: Wanted) -> None:
@@ -323,14 +301,14 @@ def _install(wanted: Wanted, prefix: str, fetch: Fetch) -> None:
             # An installer refuses to run under a name that does not end in .sh.
             script = os.path.join(directory, "installer.sh")
             _download(wanted, script, fetch)
-            write_file(layout.unfinished_marker(prefix), f"{wanted.identity}\n")
+            construction.begin(prefix)
             _run_installer(wanted, script, prefix)
         seal(prefix, _MARKER)
         prefixes.finish(prefix, wanted.identity, "installer")
-        os.unlink(layout.unfinished_marker(prefix))
+        construction.end(prefix)
     except BaseException as error:
         full = isinstance(error, OSError) and error.errno in _DISK_FULL
-        _discard(layout, prefix)
+        construction.discard(prefix)
         if full:
             raise _disk_full(wanted) from error
         raise
@@ -384,24 +362,11 @@ def _disk_full(wanted: Wanted) -> CondaError:
     )
 
 
-def _discard(layout: Layout, prefix: str) -> None:
-    """Remove *prefix*. A kill in the middle leaves it marked as a leftover."""
-    marker = layout.unfinished_marker(prefix)
-    if os.path.lexists(prefix) and not os.path.exists(marker):
-        write_file(marker, "being removed\n")
-    # The manifest goes first: without it nothing takes the rest for a finished prefix.
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(prefix, prefixes.MANIFEST))
-    remove_tree(prefix)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(marker)
-
-
 def _tidy(layout: Layout, unwanted: t.Iterable[str]) -> None:
     """Remove the *unwanted* prefixes, and whatever else killed runs left."""
     for path in unwanted:
-        _discard(layout, path)
-    for path in layout.debris():
+        construction.discard(path)
+    for path in layout.downloads():
         remove_tree(path)
 
 

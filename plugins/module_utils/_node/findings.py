@@ -108,7 +108,7 @@ def of_environments(node: t.Mapping[str, t.Any], environments: t.Mapping[str, t.
                     Finding(component, wanted["link"], f"lock {identity[:12]}", f"lock {found['identity'][:12]}")
                 )
         for path in found["leftovers"] if found else ():
-            findings.append(Finding(component, path, "absent", "unfinished generation of a killed run", "warning"))
+            findings.append(Finding(component, path, "absent", "unfinished generation", "warning"))
     return findings
 
 

@@ -496,7 +496,7 @@ def test_killed_at_any_moment_heals(site: Site, moment: int) -> None:
 
 def test_what_a_killed_run_left_beside_is_removed_and_no_more(site: Site) -> None:
     install(site.wanted("py310_0.9-1"))
-    debris = [".download-x", ".py310_1.0-1.unfinished", "..py310_1.0-1.unfinished.x", ".py310_0.9-1.unfinished"]
+    debris = [".download-x", ".py310_1.0-1.building", ".py310_0.5-1.building"]
     for name in debris:
         site.version(name).touch()
     site.version(".download-y").mkdir()

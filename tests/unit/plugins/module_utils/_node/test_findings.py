@@ -156,7 +156,7 @@ def environment(
         ),
         (
             environment(leftovers=["/g/2"]),
-            [("/g/2", "absent", "unfinished generation of a killed run", "auto")],
+            [("/g/2", "absent", "unfinished generation", "auto")],
         ),
     ],
 )
