@@ -63,7 +63,7 @@ node:
       sample: {architecture: x86_64, platform: linux-64, glibc: "2.36"}
     base:
       description:
-        - The base, with the prefix that the link leads to, and what is wrong with it.
+        - The base, with the prefix that the link leads to, what is wrong with it, and unfinished prefixes beside it.
         - The identity is the installer's version and sha256, joined by an at sign.
       type: dict
       returned: always
@@ -72,6 +72,7 @@ node:
         target: /opt/envfleet/base/py310_26.5.3-1
         identity: py310_26.5.3-1@4a82fe0a50a28e8a9406b3ed8e465b7009aa7d0225566802c3370df96b10d834
         problems: []
+        leftovers: []
     environments:
       description:
         - Each shared environment by name, with its live generation, the identity of the lock it was built from,

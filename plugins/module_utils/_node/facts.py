@@ -15,7 +15,7 @@ import pwd
 import stat
 import typing as t
 
-from .._conda import generations, prefixes
+from .._conda import construction, generations, prefixes
 from .._conda.files import existing_parent
 from .._conda.problems import Problem
 from .._conda.records import sha256_of
@@ -61,6 +61,7 @@ def base(link: str) -> dict[str, t.Any]:
         "target": target,
         "identity": manifest.identity if manifest else None,
         "problems": [problem.as_dict() for problem in problems],
+        "leftovers": construction.leftovers(os.path.dirname(target)) if target else [],
     }
 
 

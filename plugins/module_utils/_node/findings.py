@@ -42,7 +42,7 @@ def of_base(node: t.Mapping[str, t.Any], link: str, identity: str) -> list[Findi
         raise ValueError(f"the look was at {found['link']}, not at {link}")
     if found["target"] is None and not found["problems"]:
         return [Finding("base", link, wanted, "absent")]
-    findings = _of_problems("base", found["problems"], wanted)
+    findings = _of_problems("base", found["problems"], wanted) + _of_leftovers("base", found["leftovers"])
     if found["identity"] and found["identity"] != identity:
         findings.append(Finding("base", link, wanted, _identity_text(found["identity"], identity)))
     return findings
@@ -107,9 +107,13 @@ def of_environments(node: t.Mapping[str, t.Any], environments: t.Mapping[str, t.
                 findings.append(
                     Finding(component, wanted["link"], f"lock {identity[:12]}", f"lock {found['identity'][:12]}")
                 )
-        for path in found["leftovers"] if found else ():
-            findings.append(Finding(component, path, "absent", "unfinished generation", "warning"))
+        findings += _of_leftovers(component, found["leftovers"] if found else ())
     return findings
+
+
+def _of_leftovers(component: str, paths: t.Iterable[str]) -> list[Finding]:
+    """Prefixes that are not finished: a killed run left them, or another run is at work on them now."""
+    return [Finding(component, path, "absent", "unfinished prefix", "warning") for path in paths]
 
 
 def _of_problems(component: str, problems: t.Sequence[t.Mapping[str, str]], expected: str) -> list[Finding]:

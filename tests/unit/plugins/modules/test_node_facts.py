@@ -41,7 +41,13 @@ def test_an_empty_node_has_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
         found = look(capsys, **options(tmp_path), files=[str(tmp_path / "condarc")])
     assert audit.events == []
     assert list(found) == ["system", "base", "environments", "files", "disk", "gpus"]
-    assert found["base"] == {"link": str(tmp_path / "conda"), "target": None, "identity": None, "problems": []}
+    assert found["base"] == {
+        "link": str(tmp_path / "conda"),
+        "target": None,
+        "identity": None,
+        "problems": [],
+        "leftovers": [],
+    }
     assert (found["environments"], found["files"]) == ({}, {str(tmp_path / "condarc"): {"state": "absent"}})
     assert set(found["disk"]) == {str(tmp_path / "conda"), str(tmp_path / "generations")}
     assert os.listdir(tmp_path) == []

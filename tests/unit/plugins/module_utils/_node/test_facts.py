@@ -146,8 +146,14 @@ def kinds(found: dict[str, Any]) -> list[str]:
 
 
 def test_a_base_is_what_its_link_leads_to(base: Path) -> None:
-    found = facts.base(str(base))
-    assert found == {"link": str(base), "target": os.readlink(base), "identity": "py310_1@abc", "problems": []}
+    (Path(os.readlink(base)).parent / ".py310_2.building").touch()
+    assert facts.base(str(base)) == {
+        "link": str(base),
+        "target": os.readlink(base),
+        "identity": "py310_1@abc",
+        "problems": [],
+        "leftovers": [os.path.join(os.path.dirname(os.readlink(base)), "py310_2")],
+    }
 
 
 def test_what_is_wrong_with_a_base_is_told(base: Path) -> None:

@@ -23,9 +23,13 @@ def problem(kind: str, subject: str = "bin/x", detail: str = "is so") -> dict[st
 
 
 def base(
-    target: str | None = "/versions/x", identity: str | None = WANTED, *problems: dict[str, str]
+    target: str | None = "/versions/x",
+    identity: str | None = WANTED,
+    *problems: dict[str, str],
+    leftovers: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    return {"base": {"link": "/opt/conda", "target": target, "identity": identity, "problems": list(problems)}}
+    found = {"link": "/opt/conda", "target": target, "identity": identity, "problems": list(problems)}
+    return {"base": {**found, "leftovers": list(leftovers)}}
 
 
 def told(findings: list[Finding]) -> list[tuple[str, str, str, str]]:
@@ -71,6 +75,12 @@ def test_a_base_is_held_against_version_and_sum(node: dict[str, Any], expected: 
     findings = of_base(node, "/opt/conda", WANTED)
     assert told(findings) == expected
     assert {(finding.component, finding.severity) for finding in findings} <= {("base", "error")}
+
+
+def test_an_unfinished_base_is_a_warning() -> None:
+    findings = of_base(base(leftovers=("/versions/z",)), "/opt/conda", WANTED)
+    assert told(findings) == [("/versions/z", "absent", "unfinished prefix", "auto")]
+    assert [finding.severity for finding in findings] == ["warning"]
 
 
 def test_a_look_at_another_base_proves_nothing() -> None:
@@ -156,7 +166,7 @@ def environment(
         ),
         (
             environment(leftovers=["/g/2"]),
-            [("/g/2", "absent", "unfinished generation", "auto")],
+            [("/g/2", "absent", "unfinished prefix", "auto")],
         ),
     ],
 )
