@@ -71,7 +71,7 @@ lint: setup ## ruff, mypy, yamllint, changelog fragments, ansible-lint
 
 .PHONY: unit
 unit: setup ## the tests that need no node and little time
-	pytest -m 'not slow' $(ARGS) tests/unit
+	pytest -m 'not slow' -n 2 $(ARGS) tests/unit
 
 .PHONY: acceptance
 acceptance: setup lab-packages ## what the project promises, tried on lab nodes: kills, drift, bad input

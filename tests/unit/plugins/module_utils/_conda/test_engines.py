@@ -230,7 +230,7 @@ def test_only_the_named_packages_leave_the_cache(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["tool-1.0-1", "tool-1.0-1.conda", "toolbox-1.0-0", "toolbox-1.0-0.conda"]
 
 
-# What conda 26.7.1 printed. Paths are shortened.
+# In the form that conda 26.7.1 prints. The refused channel is a recorded one, shortened; the others are made after it.
 NOT_ALLOWED = """{
   "caused_by": "None",
   "channel_name": "ev2",
