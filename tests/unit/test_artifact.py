@@ -22,7 +22,6 @@ EXPECTED = {
     "README.md",
     "changelogs",
     "docs",
-    "inventory",
     "meta",
     "playbooks",
     "plugins",
@@ -30,7 +29,7 @@ EXPECTED = {
 }
 REQUIRED = {"CHANGELOG.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "meta", "plugins", "roles"}
 # What the lab writes, and what the tools leave behind.
-JUNK = ("*__pycache__*", "*.pyc", "inventory/*/group_vars/all/lab.yml", ".*", "*/.*", "*.tar.gz")
+JUNK = ("*__pycache__*", "*.pyc", ".*", "*/.*", "*.tar.gz")
 
 
 @pytest.fixture(scope="module")
