@@ -42,7 +42,7 @@ setup: ## make .venv: Ansible and the tools, exactly as locked
 .PHONY: site
 site: setup $(needs_lab) ## bring all nodes of an inventory to their desired state
 	@$(playbook) playbooks/site.yml
-	@PYTHONPATH=tests python tools/next_steps.py '$(INVENTORY)'
+	@$(if $(findstring --check,$(ARGS)),:,PYTHONPATH=tests python tools/next_steps.py '$(INVENTORY)')
 
 .PHONY: check
 check: setup ## say how far the nodes of an inventory are from their desired state
