@@ -18,6 +18,7 @@ from .engines import Engine, forget, require_archives
 from .errors import CondaError
 from .files import remove_tree, replace_link
 from .locks import Lock
+from .pinning import pin
 from .prefixes import Manifest
 from .problems import Problem
 from .processes import run
@@ -235,6 +236,7 @@ def _build(todo: Plan, engine: Engine, cache: str, smoke_test: SmokeTest) -> Non
         damaged = _damaged(prefix, lock)
         if damaged:
             raise CondaError(f"{damaged[0].label} is damaged in its own archive: its files are not what its list says")
+    pin(prefix)
     seal(prefix, _MESSAGE)
     if smoke_test.argv:
         _smoke(prefix, smoke_test)
