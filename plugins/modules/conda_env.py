@@ -52,6 +52,16 @@ options:
         description: How long the smoke test may take, in seconds.
         type: float
         default: 300
+      keep_generations:
+        description:
+          - How many generations stay when the name moves on, the live one included.
+          - One that a process on the node uses is never removed, nor one that is younger than O(min_age_days).
+        type: int
+        default: 3
+  min_age_days:
+    description: How old a generation must be to be removed, in days.
+    type: float
+    default: 7
   locks_dir:
     description: Where relative paths of locks begin on the control node. The default is the inventory's directory.
     type: str
@@ -181,7 +191,12 @@ environments:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.convergence import Settings, Wanted, converge
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import LEVELS, Layout, SmokeTest
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import (
+    LEVELS,
+    Layout,
+    Retention,
+    SmokeTest,
+)
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock, for_platform
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node.facts import system
 
@@ -197,8 +212,10 @@ ARGUMENT_SPEC = {
             "smoke_test": {"type": "list", "elements": "str", "default": []},
             "smoke_test_user": {"type": "str", "default": "nobody"},
             "smoke_test_timeout": {"type": "float", "default": 300},
+            "keep_generations": {"type": "int", "default": 3},
         },
     },
+    "min_age_days": {"type": "float", "default": 7},
     "locks_dir": {"type": "str"},
     "channels": {"type": "list", "elements": "str", "default": ["conda-forge"]},
     "channel_alias": {"type": "str", "default": "https://conda.anaconda.org"},
@@ -231,7 +248,9 @@ def main() -> None:
         for entry in params["environments"]:
             locks = {key: Lock.from_dict(value) for key, value in (entry["locks"] or {}).items()}
             smoke_test = SmokeTest(tuple(entry["smoke_test"]), entry["smoke_test_user"], entry["smoke_test_timeout"])
-            wanted.append(Wanted(entry["name"], for_platform(locks, platform, entry["name"]), smoke_test))
+            retention = Retention(entry["keep_generations"], params["min_age_days"] * 86400)
+            lock = for_platform(locks, platform, entry["name"])
+            wanted.append(Wanted(entry["name"], lock, smoke_test, retention))
         outcomes = converge(wanted, settings, module.check_mode)
     except CondaError as error:
         module.fail_json(msg=str(error))

@@ -11,7 +11,6 @@ import pytest
 from acceptance import cluster
 
 NAME = "/opt/envfleet/envs/tools"
-NEXT = ("--extra-vars", '{"conda_envs_shared": [{"name": "tools", "lock": "envs/tools/conda-lock-next.yml"}]}')
 # Imports nothing of what it is about until the name has moved.
 JOB = """
 import json, multiprocessing, os, subprocess, sys, time
@@ -59,10 +58,11 @@ def test_jobs_stay_and_newcomers_move_on() -> None:
         start(f"shell.{shell}", command.format(show))
     time.sleep(3)  # all of them have begun to wait
 
-    code, output = cluster.playbook("site", *NEXT)
+    code, output = cluster.playbook("site", "--extra-vars", lock("conda-lock-next.yml"))
     assert code == 0, output
     new = cluster.environment_state()
     assert new != old
+    assert cluster.verified_packages(old)
 
     cluster.on_node("touch /tmp/go")
     found = json.loads(result("job"))
@@ -82,6 +82,12 @@ def test_jobs_stay_and_newcomers_move_on() -> None:
     newcomer = cluster.on_node(f"PATH={NAME}/bin:$PATH; {SHOW}", user="alice")
     assert newcomer.stdout.split() == ["1.17.0", new]
 
+    # Nobody is left in the new one when the name goes back, and so it goes.
+    code, output = cluster.playbook("site", "--extra-vars", lock("conda-lock.yml"))
+    assert code == 0, output
+    assert cluster.environment_state() == old
+    assert cluster.on_node("ls /opt/envfleet/generations/tools").stdout.split() == [old.rpartition("/")[2]]
+
 
 @pytest.mark.usefixtures("converged_node")
 def test_an_activated_shell_can_deactivate() -> None:
@@ -90,6 +96,12 @@ def test_an_activated_shell_can_deactivate() -> None:
     before, active, after = shown.stdout.split()
     assert active.startswith(f"{cluster.environment_state()}/bin:")
     assert after == before
+
+
+def lock(name: str) -> str:
+    """The variables that bring the environment to another lock, and keep no old generation but those in use."""
+    environment = {"name": "tools", "lock": f"envs/tools/{name}", "keep_generations": 1}
+    return json.dumps({"conda_envs_shared": [environment], "conda_envs_min_age_days": 0})
 
 
 def start(name: str, command: str) -> None:

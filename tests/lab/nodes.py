@@ -96,6 +96,8 @@ def _key_pair(cache: Cache) -> str:
 
 def _create(podman: Podman, node: Node, image: str) -> None:
     options = [f"--name={node.container}", f"--hostname={node.name}", "--systemd=always"]
+    # Root of a machine may look at every process, and so may root of a node.
+    options += ["--cap-add=SYS_PTRACE"]
     options += [f"--network={mirror.NETWORK}", f"--network-alias={node.name}", f"--publish=127.0.0.1:{node.port}:22"]
     options += [f"--label={mirror.LABEL}=node", f"--label={PORT_LABEL}={node.port}", f"--label={IMAGE_LABEL}={image}"]
     try:

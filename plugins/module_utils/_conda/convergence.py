@@ -13,7 +13,7 @@ import typing as t
 from . import engines, generations
 from .errors import CondaError
 from .files import exclusive, require_free_space
-from .generations import Environment, Layout, Plan, SmokeTest
+from .generations import Environment, Layout, Plan, Retention, SmokeTest
 from .locks import Lock
 from .problems import Problem
 from .records import read_records
@@ -26,6 +26,7 @@ class Wanted:
     name: str
     lock: Lock
     smoke_test: SmokeTest
+    retention: Retention = dataclasses.field(default_factory=Retention)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _observe(wanted: Wanted, settings: Settings) -> Outcome:
     found = [*environment.problems, *generations.verify(environment, wanted.lock, settings.verify)]
     problems = tuple(dict.fromkeys(found))
     try:
-        todo = generations.plan(settings.layout, environment, wanted.lock, problems, settings.verify)
+        todo = generations.plan(settings.layout, environment, wanted.lock, problems, settings.verify, wanted.retention)
     except CondaError as error:
         raise CondaError(f"conda_envs_shared: {wanted.name}: {error}") from error
     return Outcome(environment, todo, problems)

@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import glob
 import os
+import time
 import typing as t
 
 from . import construction, prefixes
@@ -24,6 +25,7 @@ from .problems import Problem
 from .processes import run
 from .records import Record, compare_files, compare_with_lock, read_records
 from .sealing import seal
+from .usage import in_use
 
 LEVELS = ("fast", "records", "full")
 _MESSAGE = "Managed by envfleet.gpu_cluster: change the environment's lock file and run the site playbook."
@@ -146,6 +148,14 @@ def _verify(prefix: str, manifest: Manifest, lock: Lock, level: str) -> list[Pro
 
 
 @dataclasses.dataclass(frozen=True)
+class Retention:
+    """Which old generations stay when the name moves on. Those in use always do."""
+
+    keep: int = 3  #: how many stay for the way back, the live one included
+    min_age_seconds: float = 7 * 86400  #: none is removed that is younger
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """What has to be done for an environment: nothing, a switch to a generation that is there, or a build before it."""
 
@@ -154,6 +164,7 @@ class Plan:
     generation: str
     build: bool
     switch: bool
+    retired: tuple[str, ...] = ()  #: generations that the name leaves behind for good
 
     def __bool__(self) -> bool:
         return self.build or self.switch or bool(self.environment.leftovers)
@@ -166,10 +177,17 @@ class Plan:
             steps.append(f"build generation {self.generation} of {name} with {len(self.lock.packages)} packages")
         if self.switch:
             steps.append(f"point {self.environment.link} to {self.generation}")
-        return steps
+        return steps + [f"remove old generation {path} of {name}" for path in self.retired]
 
 
-def plan(layout: Layout, environment: Environment, lock: Lock, problems: t.Sequence[Problem], level: str) -> Plan:
+def plan(
+    layout: Layout,
+    environment: Environment,
+    lock: Lock,
+    problems: t.Sequence[Problem],
+    level: str,
+    retention: Retention,
+) -> Plan:
     """Decide what brings *environment* to *lock*, when *problems* are all that is wrong with it at *level*.
 
     :raises CondaError: the place of its name is taken by something else than a link.
@@ -186,9 +204,32 @@ def plan(layout: Layout, environment: Environment, lock: Lock, problems: t.Seque
         if not manifest or manifest.identity != lock.identity:
             continue
         if not prefixes.check(path, manifest) and not _verify(path, manifest, lock, level):
-            return Plan(environment, lock, path, build=False, switch=True)
+            return Plan(environment, lock, path, False, True, _retired(layout, environment, path, retention))
     path = layout.new_generation(environment.name, lock.identity, environment.leftovers)
-    return Plan(environment, lock, path, build=True, switch=True)
+    return Plan(environment, lock, path, True, True, _retired(layout, environment, path, retention))
+
+
+def _retired(layout: Layout, environment: Environment, next_live: str, retention: Retention) -> tuple[str, ...]:
+    """The generations that go once the name leads to *next_live*: damaged ones first, then the oldest."""
+    others = []
+    for path in layout.generations(environment.name):
+        if path == next_live or path in environment.leftovers:
+            continue
+        was_finished = os.path.lexists(os.path.join(path, prefixes.LISTING))
+        if was_finished and not os.path.islink(path):
+            live = os.path.realpath(path) == environment.target
+            sound = prefixes.read_manifest(path) is not None and not (live and environment.problems)
+            # What the name leads to now is the first way back.
+            others.append((sound, live, os.lstat(os.path.join(path, prefixes.LISTING)).st_mtime, path))
+    others.sort(reverse=True)
+    youngest = time.time() - retention.min_age_seconds
+    spare = [
+        path
+        for rank, (sound, _live, made, path) in enumerate(others, 2)
+        if made <= youngest and (rank > retention.keep or not sound)
+    ]
+    used = in_use(spare)
+    return tuple(path for path in spare if path not in used)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +260,9 @@ def apply(todo: Plan, engine: Engine | None, cache: str, smoke_test: SmokeTest) 
             raise
     if todo.switch:
         replace_link(todo.environment.link, todo.generation)
+    # A job may have begun in one of them while the new generation was built.
+    for path in sorted(set(todo.retired) - in_use(todo.retired)):
+        construction.discard(path)
 
 
 def _build(todo: Plan, engine: Engine, cache: str, smoke_test: SmokeTest) -> None:

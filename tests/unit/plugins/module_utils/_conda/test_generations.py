@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import pytest
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import generations, prefixes
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.engines import RattlerEngine
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import SmokeTest
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import Retention, SmokeTest
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock, Package
 
 from lab.packages import PLACEHOLDER, Entry
@@ -115,7 +116,7 @@ def test_no_set_uid_file_of_an_archive_reaches_users(node: Node, channel: Channe
     for folder in (layout.envs_dir, layout.generations_dir):
         os.makedirs(folder)
     lock = Lock("linux-64", (tool,))
-    todo = generations.plan(layout, generations.look(layout, "ml"), lock, [], "fast")
+    todo = generations.plan(layout, generations.look(layout, "ml"), lock, [], "fast", Retention())
     generations.apply(todo, SetUid(sys.executable), str(node.pkgs), SmokeTest((), "nobody", 9))
     info = (node.generation() / "bin/tool").stat()
     assert (oct(stat.S_IMODE(info.st_mode)), info.st_uid, info.st_gid) == ("0o755", os.geteuid(), os.getegid())
@@ -490,3 +491,65 @@ def test_there_is_nothing_of_an_environment_that_never_was(node: Node) -> None:
     environment = generations.look(node.layout, "ml")
     assert (environment.target, environment.manifest, environment.problems) == (None, None, ())
     assert generations.names(node.layout) == []
+
+
+def versions(node: Node, channel: Channel, *numbers: int, **retention: float) -> list[Path]:
+    """Install one version after the other, and say which generations they had."""
+    made = []
+    for number in numbers:
+        wanted = node.want(channel.add_tool(version=f"{number}.0"))
+        policy = Retention(**{"keep": 2, "min_age_seconds": 0, **retention})  # type: ignore[arg-type]
+        node.converge(dataclasses.replace(wanted, retention=policy))
+        made.append(node.generation())
+    return made
+
+
+def test_old_generations_go_when_the_name_moves_on(node: Node, channel: Channel) -> None:
+    made = versions(node, channel, 1, 2, 3)
+    assert [path.exists() for path in made] == [False, True, True]
+    assert output(node) == "tool 3.0"
+    assert node.generations() == sorted(path.name for path in made[1:])
+
+
+def test_young_generations_stay(node: Node, channel: Channel) -> None:
+    made = versions(node, channel, 1, 2, 3, min_age_seconds=3600)
+    assert [path.exists() for path in made] == [True, True, True]
+
+
+def test_a_generation_in_use_stays(node: Node, channel: Channel) -> None:
+    (first,) = versions(node, channel, 1)
+    with subprocess.Popen(["sleep", "60"], cwd=first) as job:
+        _, second, third = versions(node, channel, 2, 3, 4)[0:3]
+        assert first.exists()
+        job.kill()
+    assert second.exists()
+    (last,) = versions(node, channel, 5)
+    assert [path.exists() for path in (first, second, third, last)] == [False, False, True, True]
+
+
+def test_a_damaged_generation_goes_before_sound_ones(node: Node, channel: Channel) -> None:
+    first, damaged = versions(node, channel, 1, 2)
+    (damaged / "bin/tool").unlink()
+    (mended,) = versions(node, channel, 2)
+    assert mended.name == f"{damaged.name}-2"
+    assert [path.exists() for path in (first, damaged, mended)] == [True, False, True]
+
+
+def test_the_generation_that_was_live_is_the_first_way_back(node: Node, channel: Channel) -> None:
+    first, _second, third = versions(node, channel, 1, 2, 3, keep=3)
+    versions(node, channel, 1, keep=3)
+    (fourth,) = versions(node, channel, 4)
+    assert [path.exists() for path in (first, third, fourth)] == [True, False, True]
+
+
+def test_check_mode_tells_what_would_go_and_lets_it_be(node: Node, channel: Channel) -> None:
+    first, _second = versions(node, channel, 1, 2)
+    wanted = node.want(channel.add_tool(version="3.0"))
+    (planned,) = node.converge(dataclasses.replace(wanted, retention=Retention(2, 0)), check_mode=True)
+    assert planned.todo.actions()[-1] == f"remove old generation {first} of ml"
+    assert first.exists()
+
+
+def test_a_rebuild_keeps_no_more_than_the_live_one_where_that_is_wanted(node: Node, channel: Channel) -> None:
+    first, second = versions(node, channel, 1, 2, keep=1)
+    assert [path.exists() for path in (first, second)] == [False, True]
