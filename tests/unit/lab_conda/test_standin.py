@@ -352,8 +352,10 @@ def test_conflict_between_packages(conda: Conda) -> None:
     assert conda.error("create", "-y", "-n", "y", "app", "six=1.16.0")["exception_name"] == "UnsatisfiableError"
 
 
-def test_channel_off_the_allow_list(conda: Conda, channel: Path) -> None:
-    conda.condarc(f"allowlist_channels: [{channel.as_uri()}]\n", "etc/conda/condarc.d/20-allow.yml")
+@pytest.mark.parametrize("channels", ["", "channels:  #!final\n  - {channel}\n"])
+def test_channel_off_the_allow_list(conda: Conda, channel: Path, channels: str) -> None:
+    policy = channels.format(channel=channel.as_uri()) + f"allowlist_channels: [{channel.as_uri()}]\n"
+    conda.condarc(policy, "etc/conda/condarc.d/20-allow.yml")
     message = "Channel not included in allowlist:\n  channel name: ev2\n  channel url: file:///srv/ev2\n"
     assert conda.error("create", "-y", "-n", "y", "-c", "file:///srv/ev2", "six") == {
         "caused_by": "None",

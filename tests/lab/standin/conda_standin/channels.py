@@ -93,6 +93,8 @@ def in_use(config: Config, override: bool, cli_channels: Sequence[str]) -> list[
             )
         names = list(cli_channels)
     else:
+        # Where the channels are final, those of the command line are refused or without effect.
+        check_policy(config, resolve(config, cli_channels))
         names = config.names("channels")
     channels = resolve(config, names)
     if not channels:

@@ -106,7 +106,7 @@ class Config:
     @property
     def envs_dirs(self) -> list[Path]:
         own = [self.root / "envs", self._home / ".conda" / "envs"]
-        return self._paths("envs_dirs") + (own if self.root_writable else own[::-1])
+        return list(dict.fromkeys(self._paths("envs_dirs") + (own if self.root_writable else own[::-1])))
 
     @property
     def pkgs_dirs(self) -> list[Path]:
