@@ -36,6 +36,14 @@ options:
           - The lock file on the control node, an C(@EXPLICIT) list with hashes or a conda-lock file of version 1.
           - A relative path begins at O(locks_dir).
         type: str
+      generation:
+        description:
+          - Lead the name to what this generation was made from, instead of to a lock file, to go back in a hurry.
+          - The identifier of a generation on the node, or V(previous) for the youngest made from another lock than the
+            live one.
+          - It does not change what is declared. Put the older lock back too, or the next run with the lock goes
+            forward.
+        type: str
       locks:
         description: The content of O(environments[].lock) by platform, which the action plugin fills in.
         type: dict
@@ -127,6 +135,12 @@ EXAMPLES = r"""
         lock: envs/shared_ml/conda-lock.yml
         smoke_test: [python, -c, "import numpy, pandas, sklearn"]
 
+- name: Go back to what the environment was before
+  envfleet.gpu_cluster.conda_env:
+    environments:
+      - name: shared_ml
+        generation: previous
+
 - name: Look at every byte and mend what differs
   envfleet.gpu_cluster.conda_env:
     verify: full
@@ -196,6 +210,7 @@ from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.genera
     Layout,
     Retention,
     SmokeTest,
+    lock_of,
 )
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock, for_platform
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node.facts import system
@@ -208,6 +223,7 @@ ARGUMENT_SPEC = {
         "options": {
             "name": {"type": "str", "required": True},
             "lock": {"type": "str"},
+            "generation": {"type": "str"},
             "locks": {"type": "dict"},
             "smoke_test": {"type": "list", "elements": "str", "default": []},
             "smoke_test_user": {"type": "str", "default": "nobody"},
@@ -246,10 +262,13 @@ def main() -> None:
     try:
         wanted = []
         for entry in params["environments"]:
-            locks = {key: Lock.from_dict(value) for key, value in (entry["locks"] or {}).items()}
             smoke_test = SmokeTest(tuple(entry["smoke_test"]), entry["smoke_test_user"], entry["smoke_test_timeout"])
             retention = Retention(entry["keep_generations"], params["min_age_days"] * 86400)
-            lock = for_platform(locks, platform, entry["name"])
+            if entry["generation"]:
+                lock = lock_of(settings.layout, entry["name"], entry["generation"], platform)
+            else:
+                locks = {key: Lock.from_dict(value) for key, value in (entry["locks"] or {}).items()}
+                lock = for_platform(locks, platform, entry["name"])
             wanted.append(Wanted(entry["name"], lock, smoke_test, retention))
         outcomes = converge(wanted, settings, module.check_mode)
     except CondaError as error:

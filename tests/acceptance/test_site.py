@@ -8,6 +8,8 @@ import pytest
 
 from acceptance import cluster
 
+UPGRADE = ("--extra-vars", '{"conda_envs_shared": [{"name": "tools", "lock": "envs/tools/conda-lock-next.yml"}]}')
+
 
 def executions(output: str) -> int:
     """The number of remote module executions that the summary tells."""
@@ -28,12 +30,11 @@ def test_second_run_changes_nothing_and_costs_one_look() -> None:
 
 @pytest.mark.usefixtures("converged_node")
 def test_check_mode_tells_what_the_run_then_does() -> None:
-    upgrade = ("--extra-vars", '{"conda_envs_shared": [{"name": "tools", "lock": "envs/tools/conda-lock-next.yml"}]}')
     before = cluster.snapshot()
-    code, planned = cluster.playbook("site", "--check", "--diff", *upgrade)
+    code, planned = cluster.playbook("site", "--check", "--diff", *UPGRADE)
     assert code == 0, planned
     assert cluster.snapshot() == before
-    code, done = cluster.playbook("site", "--diff", *upgrade)
+    code, done = cluster.playbook("site", "--diff", *UPGRADE)
     assert code == 0, done
     for line in ("-six 1.16.0 pyh_0", "+six 1.17.0 pyh_0", "-pip 26.3 pyh_0"):
         assert line in planned
@@ -41,6 +42,25 @@ def test_check_mode_tells_what_the_run_then_does() -> None:
     steps = re.findall(r"^    (?:would )?((?:build|point) .*)$", planned, re.MULTILINE)
     assert steps
     assert steps == re.findall(r"^    ((?:build|point) .*)$", done, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("converged_node")
+def test_rollback_goes_back_at_once_and_site_goes_forward_again() -> None:
+    for arguments in (UPGRADE, ()):
+        code, output = cluster.playbook("site", *arguments)
+        assert code == 0, output
+    declared = cluster.environment_state()
+    code, output = cluster.playbook("rollback", "--extra-vars", "conda_envs_rollback_name=tools")
+    assert code == 0, output
+    older = cluster.environment_state()
+    assert older != declared
+    assert cluster.playbook("check")[0] != 0
+    code, output = cluster.playbook("rollback", "--extra-vars", "conda_envs_rollback_name=tols")
+    assert code != 0
+    assert "tols has no generation previous on this node: there is none" in " ".join(output.split())
+    code, output = cluster.playbook("site")
+    assert code == 0, output
+    assert cluster.environment_state() == declared
 
 
 def test_bootstrap_refuses_a_run_without_a_node() -> None:

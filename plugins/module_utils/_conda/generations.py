@@ -18,7 +18,7 @@ from . import construction, prefixes
 from .engines import Engine, forget, require_archives
 from .errors import CondaError
 from .files import remove_tree, replace_link
-from .locks import Lock
+from .locks import Lock, Package
 from .pinning import pin
 from .prefixes import Manifest
 from .problems import Problem
@@ -145,6 +145,40 @@ def _verify(prefix: str, manifest: Manifest, lock: Lock, level: str) -> list[Pro
     if level == "full":
         problems += compare_files(prefix, records)
     return problems
+
+
+def lock_of(layout: Layout, name: str, generation: str, platform: str) -> Lock:
+    """The lock that a generation of environment *name* was made from.
+
+    :param generation: its identifier, or "previous" for the youngest that was made from another lock than the live one.
+    :raises CondaError: there is none, or its records are not those that it was made with.
+    """
+    finished = []
+    for path in layout.generations(name):
+        manifest = prefixes.read_manifest(path)
+        if manifest and not os.path.islink(path):
+            finished.append((os.lstat(os.path.join(path, prefixes.MANIFEST)).st_mtime, path, manifest.identity))
+    finished.sort()
+    live = os.path.realpath(layout.link(name))
+    live_identity = next((identity for _made, path, identity in finished if os.path.realpath(path) == live), None)
+    for _made, path, identity in reversed(finished):
+        if generation == os.path.basename(path) or (generation == "previous" and identity != live_identity):
+            return _lock_of(path, identity, platform)
+    there = ", ".join(os.path.basename(path) for _made, path, _identity in finished) or "none"
+    raise CondaError(f"{name} has no generation {generation} on this node: there is {there}")
+
+
+def _lock_of(prefix: str, identity: str, platform: str) -> Lock:
+    records, _problems = read_records(prefix)
+    exact = Lock(
+        platform, tuple(Package(r.name, r.version, r.build, r.subdir, r.url, r.sha256, r.md5) for r in records)
+    )
+    # A lock may have had nothing but md5 sums, while a record has both.
+    by_md5 = Lock(platform, tuple(dataclasses.replace(package, sha256="") for package in exact.packages))
+    for lock in (exact, by_md5):
+        if lock.identity == identity:
+            return lock
+    raise CondaError(f"{prefix} is damaged: its records are not those of the lock that it was made from")
 
 
 @dataclasses.dataclass(frozen=True)

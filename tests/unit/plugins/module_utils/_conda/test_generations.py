@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -553,3 +554,40 @@ def test_check_mode_tells_what_would_go_and_lets_it_be(node: Node, channel: Chan
 def test_a_rebuild_keeps_no_more_than_the_live_one_where_that_is_wanted(node: Node, channel: Channel) -> None:
     first, second = versions(node, channel, 1, 2, keep=1)
     assert [path.exists() for path in (first, second)] == [False, True]
+
+
+def test_the_lock_of_a_generation_is_known_from_its_records(node: Node, channel: Channel) -> None:
+    old, new = channel.add_tool(version="1.0"), channel.add_tool(version="2.0")
+    first, second = node.install(old), node.install(new)
+    locks = {"previous": old, first.name: old, second.name: new}
+    for generation, package in locks.items():
+        lock = generations.lock_of(node.layout, "ml", generation, "linux-64")
+        assert lock.identity == Lock("linux-64", (package,)).identity
+    node.install(old)
+    assert generations.lock_of(node.layout, "ml", "previous", "linux-64").identity == Lock("linux-64", (new,)).identity
+
+
+def test_a_lock_with_md5_sums_alone_is_known_too(node: Node, channel: Channel) -> None:
+    package = channel.add_tool(version="1.0")
+    archive = channel.directory / package.subdir / package.file_name
+    package = dataclasses.replace(package, sha256="", md5=hashlib.md5(archive.read_bytes()).hexdigest())
+    first = node.install(package)
+    lock = generations.lock_of(node.layout, "ml", first.name, "linux-64")
+    assert lock.identity == Lock("linux-64", (package,)).identity
+
+
+@pytest.mark.parametrize("generation", ["previous", "ffffffffffff"])
+def test_a_generation_that_is_not_there_is_told_with_those_that_are(
+    generation: str, node: Node, channel: Channel
+) -> None:
+    first = node.install(channel.add_tool(version="1.0"))
+    with pytest.raises(CondaError, match=rf"ml has no generation {generation} on this node: there is {first.name}$"):
+        generations.lock_of(node.layout, "ml", generation, "linux-64")
+
+
+def test_a_generation_without_its_records_is_no_way_back(node: Node, channel: Channel) -> None:
+    first = node.install(channel.add_tool(version="1.0"))
+    node.install(channel.add_tool(version="2.0"))
+    next((first / "conda-meta").glob("*.json")).unlink()
+    with pytest.raises(CondaError, match=r"is damaged: its records are not those of the lock"):
+        generations.lock_of(node.layout, "ml", "previous", "linux-64")
