@@ -33,7 +33,10 @@ options:
         required: true
       lock:
         description:
-          - The lock file on the control node, an C(@EXPLICIT) list with hashes or a conda-lock file of version 1.
+          - The lock file on the control node, an C(@EXPLICIT) list with hashes, a conda-lock file of version 1,
+            or a C(pixi.lock) of version 6 or 7.
+          - From a C(pixi.lock), the environment C(default) or the only one there is, or the one named behind the path,
+            as in V(pixi.lock#cuda).
           - A relative path begins at O(locks_dir).
         type: str
       generation:

@@ -15,37 +15,43 @@ import typing as t
 import yaml
 
 from ..module_utils._conda.errors import CondaError
-from ..module_utils._conda.locks import Lock, from_conda_lock, from_explicit, require_channels
+from ..module_utils._conda.locks import Lock, from_conda_lock, from_explicit, from_pixi_lock, require_channels
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _Loader: t.Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def read_lock_file(path: str) -> dict[str, Lock]:
+def read_lock_file(path: str, environment: str = "") -> dict[str, Lock]:
     """The locks in the file at *path*, by platform.
 
+    :param environment: which of those in a pixi.lock, the default one if empty.
     :raises CondaError: it is missing, or cannot be installed exactly.
     """
     try:
-        return _read(path, os.stat(path).st_mtime_ns)
+        return _read(path, environment, os.stat(path).st_mtime_ns)
     except OSError as error:
         raise CondaError(f"the lock file {path} cannot be read: {error.strerror}") from error
 
 
 @functools.lru_cache(maxsize=256)
-def _read(path: str, _modified: int) -> dict[str, Lock]:
+def _read(path: str, environment: str, _modified: int) -> dict[str, Lock]:
     try:
         with open(path, encoding="utf-8") as stream:
             text = stream.read()
     except UnicodeDecodeError as error:
         raise CondaError(f"{path} is no text: {error}") from error
-    if "@EXPLICIT" in text.split():
-        return from_explicit(text, path)
+    explicit = "@EXPLICIT" in text.split()
     try:
-        document = yaml.load(text, Loader=_Loader)
+        document = None if explicit else yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise CondaError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    return from_conda_lock(document, path)
+    if isinstance(document, dict) and "environments" in document:
+        return from_pixi_lock(document, path, environment)
+    if environment:
+        raise CondaError(
+            f"{path} is no pixi.lock, which alone has environments to choose from: take #{environment} off"
+        )
+    return from_explicit(text, path) if explicit else from_conda_lock(document, path)
 
 
 def read_environments(
@@ -68,9 +74,10 @@ def read_environments(
             raise CondaError(f"conda_envs_shared: {name} is listed twice")
         if not environment.get("lock"):
             raise CondaError(f"conda_envs_shared: {name} has no lock: name its lock file")
-        path = os.path.join(directory, environment["lock"])
+        file, _hash, chosen = str(environment["lock"]).partition("#")
+        path = os.path.join(directory, file)
         try:
-            locks = read_lock_file(path)
+            locks = read_lock_file(path, chosen)
             for lock in locks.values():
                 require_channels(lock, allowed, path, "conda_envs_channels")
         except CondaError as error:

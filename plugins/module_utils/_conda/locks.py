@@ -4,7 +4,7 @@
 
 """Locks: exactly which packages, by hash, for which platform.
 
-Reads @EXPLICIT lists (CEP 23) and conda-lock files of version 1 (CEP 37).
+Reads @EXPLICIT lists (CEP 23), conda-lock files of version 1 (CEP 37), and pixi.lock of versions 6 and 7.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ PLATFORMS = ("linux-64", "linux-aarch64", "noarch")
 _ARCHIVES = (".conda", ".tar.bz2")
 _ANCHOR = re.compile(r"(?:sha256:)?(?P<sha256>[0-9a-f]{64})|(?:md5:)?(?P<md5>[0-9a-f]{32})")
 _DIGITS = {"sha256": 64, "md5": 32}
+_PIXI_VERSIONS = (6, 7)
+_PIXI_KINDS = frozenset(("conda", "conda_source", "pypi"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,13 +138,15 @@ def from_conda_lock(document: t.Any, source: str) -> dict[str, Lock]:
     :raises CondaError: it is not one, or has entries that cannot be installed exactly.
     """
     if not isinstance(document, dict) or document.get("version") != 1 or not isinstance(document.get("package"), list):
-        raise CondaError(f"{source} is neither an @EXPLICIT list nor a conda-lock file of version 1")
+        raise CondaError(
+            f"{source} is neither an @EXPLICIT list nor a conda-lock file of version 1 "
+            "nor a pixi.lock of version 6 or 7"
+        )
     locks: dict[str, list[Package]] = {}
     for entry in document["package"]:
         try:
             name, manager, platform, url = (str(entry[field]) for field in ("name", "manager", "platform", "url"))
-            stated = entry.get("hash") or {}
-            hashes = {kind: str(stated.get(kind) or "") for kind in _DIGITS}
+            hashes = _hashes(entry.get("hash") or {})
         except KeyError as error:
             raise CondaError(f"{source}: an entry has no {error}: {entry!r}"[:300]) from error
         except (AttributeError, TypeError) as error:
@@ -151,22 +155,87 @@ def from_conda_lock(document: t.Any, source: str) -> dict[str, Lock]:
             continue
         if manager != "conda":
             raise CondaError(f"{source}: {name} is a {manager} package, which cannot be installed from a lock yet")
-        if not any(hashes.values()):
-            raise CondaError(f"{source}: {name} has no hash: lock it again with a tool that writes sha256 sums")
-        for kind, value in hashes.items():
-            if value and not re.fullmatch(f"[0-9a-f]{{{_DIGITS[kind]}}}", value):
-                raise CondaError(f"{source}: the {kind} of {name} is none: {value[:80]!r}")
-        try:
-            package = Package.from_url(url, hashes["sha256"], hashes["md5"])
-        except CondaError as error:
-            raise CondaError(f"{source}: {error}") from error
-        locks.setdefault(platform, []).append(package)
+        locks.setdefault(platform, []).append(_exact(url, name, hashes, source))
     result = {}
     for platform, packages in locks.items():
         result.update(_by_platform(packages, {platform}, source))
     if not result:
         raise CondaError(f"{source} has no package")
     return result
+
+
+def from_pixi_lock(document: t.Mapping[str, t.Any], source: str, environment: str = "") -> dict[str, Lock]:
+    """Read one environment of a parsed pixi.lock of version 6 or 7; *source* is its path, for messages.
+
+    :param environment: its name. If empty, it is "default", or the only one there is.
+    :raises CondaError: there is none, or it has entries that cannot be installed exactly.
+    """
+    if document.get("version") not in _PIXI_VERSIONS:
+        raise CondaError(
+            f"{source} is a pixi.lock of version {document.get('version')!r}, and only 6 and 7 can be read: "
+            "lock it again with a pixi that writes one of these"
+        )
+    try:
+        environments = {str(name): content["packages"] for name, content in document["environments"].items()}
+        chosen = environment or (next(iter(environments)) if len(environments) == 1 else "default")
+        listed = {
+            str(platform): [_pixi_key(entry) for entry in entries]
+            for platform, entries in environments.get(chosen, {}).items()
+        }
+        described = {_pixi_key(entry): (str(entry.get("name") or ""), _hashes(entry)) for entry in document["packages"]}
+        subdirs = {str(entry["name"]): str(entry.get("subdir", "")) for entry in document.get("platforms", ())}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CondaError(f"{source} is not written as pixi writes it: {error!r}"[:300]) from error
+    if chosen not in environments:
+        raise CondaError(
+            f"{source} has no environment called {chosen}, only {', '.join(sorted(environments)) or 'none'}: "
+            "name the one to install behind the path, as #NAME"
+        )
+    locks: dict[str, Lock] = {}
+    for platform, keys in listed.items():
+        packages = []
+        for kind, url in keys:
+            if (kind, url) not in described:
+                raise CondaError(f"{source}: {chosen} lists {url}, which is not among its packages: lock it again")
+            name, hashes = described[kind, url]
+            if kind != "conda":
+                raise CondaError(
+                    f"{source}: {name or url} is a {kind} package, which cannot be installed from a lock yet"
+                )
+            packages.append(_exact(url, name or url, hashes, source))
+        subdir = subdirs.get(platform) or platform
+        if subdir in locks:
+            raise CondaError(
+                f"{source}: {chosen} has several platforms for {subdir}, and a node cannot tell which to use"
+            )
+        if packages:
+            locks.update(_by_platform(packages, {subdir}, source))
+    if not locks:
+        raise CondaError(f"{source} has no package for {chosen}")
+    return locks
+
+
+def _pixi_key(entry: t.Mapping[str, t.Any]) -> tuple[str, str]:
+    """What kind of package it is and where it comes from: what a pixi.lock knows it by."""
+    (kind,) = _PIXI_KINDS & entry.keys()
+    return kind, str(entry[kind])
+
+
+def _hashes(stated: t.Mapping[str, t.Any]) -> dict[str, str]:
+    return {kind: str(stated.get(kind) or "") for kind in _DIGITS}
+
+
+def _exact(url: str, name: str, hashes: t.Mapping[str, str], source: str) -> Package:
+    """The package at *url*, provided that *hashes* say exactly which that is."""
+    if not any(hashes.values()):
+        raise CondaError(f"{source}: {name} has no hash: lock it again with a tool that writes sha256 sums")
+    for kind, value in hashes.items():
+        if value and not re.fullmatch(f"[0-9a-f]{{{_DIGITS[kind]}}}", value):
+            raise CondaError(f"{source}: the {kind} of {name} is none: {value[:80]!r}")
+    try:
+        return Package.from_url(url, hashes["sha256"], hashes["md5"])
+    except CondaError as error:
+        raise CondaError(f"{source}: {error}") from error
 
 
 def _by_platform(packages: t.Sequence[Package], stated: set[str], source: str) -> dict[str, Lock]:

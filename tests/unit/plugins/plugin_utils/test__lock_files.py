@@ -23,20 +23,69 @@ package:
     url: {URL}
     hash: {{sha256: {"a" * 64}}}
 """
+PIXI_LOCK = f"""
+version: 6
+environments:
+  default:
+    channels: [{{url: {CHANNEL}/}}]
+    packages:
+      linux-64:
+        - conda: {URL}
+  next:
+    channels: [{{url: {CHANNEL}/}}]
+    packages:
+      linux-64:
+        - conda: {URL.replace("1.17.0", "1.18.0")}
+packages:
+  - conda: {URL}
+    sha256: {"a" * 64}
+  - conda: {URL.replace("1.17.0", "1.18.0")}
+    sha256: {"b" * 64}
+"""
 
 
 def read(directory: Path, *environments: Any, channels: tuple[str, ...] = (CHANNEL,)) -> dict[str, Any]:
     return read_environments(environments, str(directory), channels, "https://conda.example.org/")
 
 
-def test_both_formats_say_the_same(tmp_path: Path) -> None:
+def test_all_formats_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "explicit.txt").write_text(EXPLICIT)
     (tmp_path / "conda-lock.yml").write_text(CONDA_LOCK)
+    (tmp_path / "pixi.lock").write_text(PIXI_LOCK)
     locks = read(
-        tmp_path, {"name": "a", "lock": "explicit.txt"}, {"name": "b", "lock": str(tmp_path / "conda-lock.yml")}
+        tmp_path,
+        {"name": "a", "lock": "explicit.txt"},
+        {"name": "b", "lock": str(tmp_path / "conda-lock.yml")},
+        {"name": "c", "lock": "pixi.lock"},
     )
-    assert list(locks) == ["a", "b"]
-    assert locks["a"]["linux-64"].identity == locks["b"]["linux-64"].identity
+    assert list(locks) == ["a", "b", "c"]
+    assert len({lock["linux-64"].identity for lock in locks.values()}) == 1
+
+
+def test_an_environment_of_a_pixi_lock_is_named_behind_its_path(tmp_path: Path) -> None:
+    (tmp_path / "pixi.lock").write_text(PIXI_LOCK)
+    locks = read(
+        tmp_path,
+        {"name": "live", "lock": "pixi.lock"},
+        {"name": "same", "lock": "pixi.lock#default"},
+        {"name": "next", "lock": "pixi.lock#next"},
+    )
+    versions = {name: lock["linux-64"].packages[0].version for name, lock in locks.items()}
+    assert versions == {"live": "1.17.0", "same": "1.17.0", "next": "1.18.0"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (EXPLICIT, "env.txt is no pixi.lock, .*: take #cuda off"),
+        (CONDA_LOCK, "env.txt is no pixi.lock, .*: take #cuda off"),
+        (PIXI_LOCK, "env.txt has no environment called cuda, only default, next"),
+    ],
+)
+def test_an_environment_that_is_not_in_the_file_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "env.txt").write_text(content)
+    with pytest.raises(CondaError, match=rf"^conda_envs_shared: ml: .*{message}"):
+        read(tmp_path, {"name": "ml", "lock": "env.txt#cuda"})
 
 
 def test_a_lock_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
@@ -63,6 +112,7 @@ def test_a_channel_is_a_url_or_a_name_under_the_alias(channel: str, tmp_path: Pa
         (b"!!python/object/apply:os.system [touch pwned]", "env.txt is no YAML: "),
         (b"", "neither an @EXPLICIT list nor a conda-lock file"),
         (b"@EXPLICIT\n\xff\n", "env.txt is no text"),
+        (b"version: 8\nenvironments: {}\n", "env.txt is a pixi.lock of version 8, and only 6 and 7 can be read"),
         (f"@EXPLICIT\n{URL}\n".encode(), "line 2: .* has no hash"),
         (EXPLICIT.replace(CHANNEL, "https://evil.example.org/forge").encode(), "conda_envs_channels does not allow"),
     ],

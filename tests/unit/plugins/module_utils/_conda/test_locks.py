@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import (
     Lock,
@@ -13,10 +15,12 @@ from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks 
     for_platform,
     from_conda_lock,
     from_explicit,
+    from_pixi_lock,
     require_channels,
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from rattler import BuildString, LockChannel, LockFile, LockPlatform, PackageRecord, RepoDataRecord, Subdir
 
 CHANNEL = "https://conda.example.org/forge"
 NUMPY = f"{CHANNEL}/linux-64/numpy-2.2.6-py310hefbff90_0.conda"
@@ -47,6 +51,67 @@ def document(*entries: Any, **changes: Any) -> dict[str, Any]:
 
 
 BOTH = document(entry(), entry(SIX, hash={"md5": MD5_B, "sha256": SHA_B}))
+
+
+def pixi_lock(*urls: str, version: int = 6, **changes: Any) -> dict[str, Any]:
+    """A pixi.lock with the packages at *urls*, as pixi lays it out."""
+    environment = {
+        "channels": [{"url": f"{CHANNEL}/"}],
+        "packages": {"linux-64": [{"conda": url} for url in urls]},
+    }
+    packages = [
+        {"conda": url, "sha256": SHA_B if url == SIX else SHA_A, "md5": MD5_A, "depends": ["python"]} for url in urls
+    ]
+    return {"version": version, "environments": {"default": environment}, "packages": packages, **changes}
+
+
+def pixi_environments(*names: str) -> dict[str, Any]:
+    """A pixi.lock with one environment for each of *names*, none of which has a package."""
+    return pixi_lock(NUMPY, environments={name: {"packages": {"linux-64": []}} for name in names})
+
+
+def record_at(package: Package) -> RepoDataRecord:
+    """What rattler knows of a package when it writes a lock."""
+    record = PackageRecord(
+        package.name,
+        package.version,
+        BuildString(package.build),
+        0,
+        package.subdir,
+        noarch="python" if package.subdir == "noarch" else None,
+        sha256=bytes.fromhex(package.sha256) or None,
+        md5=bytes.fromhex(package.md5) or None,
+    )
+    return RepoDataRecord(record, package.file_name, package.url, package.channel)
+
+
+def read_by_rattler(path: Path, environment: str) -> dict[str, set[tuple[str, ...]]]:
+    """The packages of *environment* by platform, as rattler reads the file at *path*."""
+    content = LockFile.from_path(path).environment(environment)
+    assert content is not None
+    return {
+        str(platform.subdir): {
+            (
+                record.url,
+                record.name.normalized,
+                str(record.version),
+                str(record.build),
+                record.subdir,
+                (record.sha256 or b"").hex(),
+                (record.md5 or b"").hex(),
+            )
+            for record in content.conda_repodata_records_for_platform(platform) or []
+        }
+        for platform in content.platforms()
+    }
+
+
+def read_by_us(path: Path, environment: str) -> dict[str, set[tuple[str, ...]]]:
+    """The same, as this collection reads it."""
+    return {
+        platform: {(p.url, p.name, p.version, p.build, p.subdir, p.sha256, p.md5) for p in lock.packages}
+        for platform, lock in from_pixi_lock(yaml.safe_load(path.read_text()), str(path), environment).items()
+    }
 
 
 def test_the_url_tells_all_of_a_package() -> None:
@@ -165,11 +230,120 @@ def test_a_conda_lock_that_is_not_exact_is_refused(content: Any, message: str) -
         from_conda_lock(content, "conda-lock.yml")
 
 
+def test_what_rattler_writes_is_read_as_rattler_reads_it(tmp_path: Path) -> None:
+    platforms = {
+        "linux-64": LockPlatform("linux-64"),
+        "linux-aarch64": LockPlatform("dgx", Subdir("linux-aarch64"), ["__cuda=12.8"]),
+    }
+    written = LockFile(list(platforms.values()))
+    for environment, version in (("default", "2.2.6"), ("cuda", "1!2.3.0+cu128")):
+        written.set_channels(environment, [LockChannel(f"{CHANNEL}/")])
+        for subdir, platform in platforms.items():
+            for package in (
+                Package.from_url(f"{CHANNEL}/{subdir}/numpy-{version}-py310_0.conda", SHA_A, MD5_A),
+                Package.from_url(f"{CHANNEL}/{subdir}/_x86-64-level-{version}-3.tar.bz2", "", MD5_B),
+                Package.from_url(SIX, SHA_B),
+            ):
+                written.add_conda_package(environment, platform, record_at(package))
+    path = tmp_path / "pixi.lock"
+    written.to_path(path)
+    assert path.read_text().startswith("version: 7\n")
+    for environment in ("default", "cuda"):
+        read = read_by_us(path, environment)
+        assert {platform: len(packages) for platform, packages in read.items()} == dict.fromkeys(platforms, 3)
+        assert read == read_by_rattler(path, environment)
+    assert read_by_us(path, "") == read_by_us(path, "default") != read_by_us(path, "cuda")
+
+
+def test_version_6_is_read_as_rattler_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "pixi.lock"
+    path.write_text(yaml.safe_dump(pixi_lock(NUMPY, SIX)))
+    assert read_by_us(path, "") == read_by_rattler(path, "default")
+
+
+@pytest.mark.parametrize(
+    ("names", "environment"),
+    [(("cuda",), ""), (("cuda",), "cuda"), (("default", "cuda"), "cuda"), (("default", "cuda"), "")],
+)
+def test_one_environment_of_a_pixi_lock_is_taken(names: tuple[str, ...], environment: str) -> None:
+    taken = environment or ("default" if "default" in names else names[0])
+    content = pixi_environments(*names)
+    content["environments"][taken]["packages"]["linux-64"] = [{"conda": NUMPY}]
+    (package,) = from_pixi_lock(content, "pixi.lock", environment)["linux-64"].packages
+    assert package.name == "numpy"
+
+
+@pytest.mark.parametrize(
+    ("names", "environment", "message"),
+    [
+        (("cuda", "test"), "", "pixi.lock has no environment called default, only cuda, test: name the one .* #NAME"),
+        (("default",), "cuda", "pixi.lock has no environment called cuda, only default"),
+        ((), "", "no environment called default, only none"),
+        (("default",), "", "pixi.lock has no package for default"),
+    ],
+)
+def test_a_pixi_lock_without_the_environment_is_refused(names: tuple[str, ...], environment: str, message: str) -> None:
+    with pytest.raises(CondaError, match=message):
+        from_pixi_lock(pixi_environments(*names), "pixi.lock", environment)
+
+
+WHEEL = "https://wheels.example.org/requests-2.0-py3-none-any.whl"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pixi_lock(NUMPY, version=5), "pixi.lock is a pixi.lock of version 5, and only 6 and 7 can be read"),
+        (pixi_lock(NUMPY, version=8), "of version 8, and only 6 and 7 can be read: lock it again"),
+        (pixi_lock(NUMPY, packages=[]), f"pixi.lock: default lists {NUMPY}, which is not among its packages"),
+        (pixi_lock(NUMPY, packages=[{"conda": NUMPY}]), f"pixi.lock: {NUMPY} has no hash: lock it again"),
+        (pixi_lock(NUMPY, packages=[{"conda": NUMPY, "sha256": "beef"}]), f"the sha256 of {NUMPY} is none: 'beef'"),
+        (pixi_lock("./here-1-0.conda"), "'./here-1-0.conda' is no URL of a conda package"),
+        (pixi_lock(NUMPY, NUMPY), "pixi.lock has numpy twice"),
+        (pixi_lock(NUMPY.replace("-64", "-aarch64")), "must be for one platform, and names linux-64, linux-aarch64"),
+        (pixi_lock(NUMPY, packages=["numpy"]), "pixi.lock is not written as pixi writes it"),
+        (pixi_lock(NUMPY, packages=[{"wheel": NUMPY}]), "is not written as pixi writes it"),
+        (pixi_lock(NUMPY, packages=None), "is not written as pixi writes it"),
+        (pixi_lock(NUMPY, environments=["default"]), "is not written as pixi writes it"),
+        (pixi_lock(NUMPY, environments={"default": {}}), "is not written as pixi writes it: KeyError.'packages'"),
+        (pixi_lock(NUMPY, platforms=[{"subdir": "linux-64"}]), "is not written as pixi writes it"),
+        (
+            pixi_lock(
+                environments={"default": {"packages": {"linux-64": [{"pypi": WHEEL, "extras": ["socks"]}]}}},
+                packages=[{"pypi": WHEEL, "name": "requests", "version": "2.0", "sha256": SHA_A}],
+            ),
+            "pixi.lock: requests is a pypi package, which cannot be installed from a lock yet",
+        ),
+        (
+            pixi_lock(
+                version=7,
+                environments={"default": {"packages": {"linux-64": [{"conda_source": "mine[1a2b] @ ."}]}}},
+                packages=[{"conda_source": "mine[1a2b] @ ."}],
+            ),
+            r"mine\[1a2b\] @ \. is a conda_source package, which cannot be installed from a lock yet",
+        ),
+        (
+            pixi_lock(
+                NUMPY,
+                version=7,
+                platforms=[{"name": "linux-64"}, {"name": "dgx", "subdir": "linux-64"}],
+                environments={"default": {"packages": {"linux-64": [{"conda": NUMPY}], "dgx": [{"conda": NUMPY}]}}},
+            ),
+            "pixi.lock: default has several platforms for linux-64",
+        ),
+    ],
+)
+def test_a_pixi_lock_that_is_not_exact_is_refused(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(CondaError, match=message):
+        from_pixi_lock(content, "pixi.lock")
+
+
 def test_the_identity_is_of_the_packages_not_of_the_file() -> None:
     explicit = from_explicit(EXPLICIT, "env.txt")["linux-64"]
     conda_lock = from_conda_lock(BOTH, "conda-lock.yml")["linux-64"]
     mirrored = from_explicit(EXPLICIT.replace(CHANNEL, "http://mirror/x"), "env.txt")["linux-64"]
-    assert explicit.identity == conda_lock.identity == mirrored.identity
+    pixi = [from_pixi_lock(pixi_lock(SIX, NUMPY, version=version), "pixi.lock")["linux-64"] for version in (6, 7)]
+    assert {lock.identity for lock in (conda_lock, mirrored, *pixi)} == {explicit.identity}
 
 
 @pytest.mark.parametrize(
