@@ -85,14 +85,6 @@ options:
     description: The URL that names of channels are under.
     type: str
     default: https://conda.anaconda.org
-  envs_dir:
-    description: Where the names are.
-    type: path
-    default: /opt/envfleet/envs
-  generations_dir:
-    description: Where the generations are.
-    type: path
-    default: /opt/envfleet/generations
   pkgs_dir:
     description: The package cache. Nobody but its owner can write to it.
     type: path
@@ -126,6 +118,7 @@ options:
     type: float
     default: 600
 extends_documentation_fragment:
+  - envfleet.gpu_cluster.layout
   - envfleet.gpu_cluster.attributes
   - envfleet.gpu_cluster.attributes.check_and_diff
 """
@@ -209,6 +202,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.convergence import Settings, Wanted, converge
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import (
+    LAYOUT_OPTIONS,
     LEVELS,
     Layout,
     Retention,
@@ -238,8 +232,7 @@ ARGUMENT_SPEC = {
     "locks_dir": {"type": "str"},
     "channels": {"type": "list", "elements": "str", "default": ["conda-forge"]},
     "channel_alias": {"type": "str", "default": "https://conda.anaconda.org"},
-    "envs_dir": {"type": "path", "default": "/opt/envfleet/envs"},
-    "generations_dir": {"type": "path", "default": "/opt/envfleet/generations"},
+    **LAYOUT_OPTIONS,
     "pkgs_dir": {"type": "path", "default": "/opt/envfleet/pkgs"},
     "base_prefix": {"type": "path", "default": "/opt/conda"},
     "engine": {"type": "str", "choices": ["auto", "rattler", "conda"], "default": "auto"},

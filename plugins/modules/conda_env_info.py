@@ -17,14 +17,6 @@ description:
   - It needs one walk over the files of each environment, and reads the records of its packages. Where users have many
     environments on a slow file system, that takes its time.
 options:
-  envs_dir:
-    description: Where the names of shared environments are.
-    type: path
-    default: /opt/envfleet/envs
-  generations_dir:
-    description: Where the generations of shared environments are.
-    type: path
-    default: /opt/envfleet/generations
   homes:
     description:
       - Look for private environments of all users in C(/etc/passwd) who own their home.
@@ -49,6 +41,7 @@ options:
     type: bool
     default: false
 extends_documentation_fragment:
+  - envfleet.gpu_cluster.layout
   - envfleet.gpu_cluster.attributes
   - envfleet.gpu_cluster.attributes.read_only
 seealso:
@@ -268,14 +261,13 @@ left_out:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import inventory
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import Layout
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import LAYOUT_OPTIONS, Layout
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "envs_dir": {"type": "path", "default": "/opt/envfleet/envs"},
-            "generations_dir": {"type": "path", "default": "/opt/envfleet/generations"},
+            **LAYOUT_OPTIONS,
             "homes": {"type": "bool", "default": True},
             "users": {"type": "list", "elements": "str", "default": []},
             "paths": {"type": "list", "elements": "path", "default": []},

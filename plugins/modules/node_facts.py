@@ -21,20 +21,13 @@ options:
     description: The link that leads to the Miniconda base.
     type: path
     default: /opt/conda
-  envs_dir:
-    description: Where the names of shared environments are.
-    type: path
-    default: /opt/envfleet/envs
-  generations_dir:
-    description: Where the generations of shared environments are.
-    type: path
-    default: /opt/envfleet/generations
   files:
     description: Files and links to tell kind, owner, mode and content of.
     type: list
     elements: path
     default: []
 extends_documentation_fragment:
+  - envfleet.gpu_cluster.layout
   - envfleet.gpu_cluster.attributes
   - envfleet.gpu_cluster.attributes.read_only
 """
@@ -110,7 +103,7 @@ node:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import Layout
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import LAYOUT_OPTIONS, Layout
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node import facts
 
 
@@ -118,8 +111,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "base_prefix": {"type": "path", "default": "/opt/conda"},
-            "envs_dir": {"type": "path", "default": "/opt/envfleet/envs"},
-            "generations_dir": {"type": "path", "default": "/opt/envfleet/generations"},
+            **LAYOUT_OPTIONS,
             "files": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,

@@ -28,6 +28,11 @@ from .sealing import seal
 from .usage import in_use
 
 LEVELS = ("fast", "records", "full")
+#: How the modules that need a Layout ask for it.
+LAYOUT_OPTIONS = {
+    "envs_dir": {"type": "path", "default": "/opt/envfleet/envs"},
+    "generations_dir": {"type": "path", "default": "/opt/envfleet/generations"},
+}
 _MESSAGE = "Managed by envfleet.gpu_cluster: change the environment's lock file and run the site playbook."
 
 
