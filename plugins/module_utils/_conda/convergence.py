@@ -49,10 +49,11 @@ class Outcome:
     before: Environment
     todo: Plan
     problems: tuple[Problem, ...]
+    packages: t.Mapping[str, str]  #: name to label of what the name leads to before
 
     def as_dict(self) -> dict[str, t.Any]:
         """For JSON."""
-        before, after = self.packages()
+        before, after = self.packages, self.todo.lock.labels
         return {
             "name": self.before.name,
             "generation": self.todo.generation,
@@ -69,22 +70,15 @@ class Outcome:
             "problems": [problem.as_dict() for problem in self.problems],
         }
 
-    def packages(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Name to label of what is in the live generation and of what is in the lock."""
-        records = read_records(self.before.target)[0] if self.todo and self.before.target else []
-        after = {package.name: package.label for package in self.todo.lock.packages}
-        return ({record.name: record.label for record in records} if self.todo else after), after
-
     def diff(self) -> dict[str, str]:
         """For --diff: the packages, and what is wrong now."""
-        before, after = self.packages()
         wrong = [f"{problem.kind} {problem.subject}: {problem.detail}" for problem in self.problems]
         name = self.before.name
         return {
             "before_header": f"{name} ({self.before.target or 'absent'})",
             "after_header": f"{name} ({self.todo.generation})",
-            "before": "".join(f"{line}\n" for line in [*sorted(before.values()), *wrong]),
-            "after": "".join(f"{line}\n" for line in sorted(after.values())),
+            "before": "".join(f"{line}\n" for line in [*sorted(self.packages.values()), *wrong]),
+            "after": "".join(f"{line}\n" for line in sorted(self.todo.lock.labels.values())),
         }
 
 
@@ -141,4 +135,7 @@ def _observe(wanted: Wanted, settings: Settings) -> Outcome:
         todo = generations.plan(settings.layout, environment, wanted.lock, problems, settings.verify, wanted.retention)
     except CondaError as error:
         raise CondaError(f"conda_envs_shared: {wanted.name}: {error}") from error
-    return Outcome(environment, todo, problems)
+    # Read now, for the old generation may be gone afterwards, and only where the lock does not tell the same.
+    records = read_records(environment.target)[0] if todo and environment.target else []
+    labels = {record.name: record.label for record in records} if todo else wanted.lock.labels
+    return Outcome(environment, todo, problems, labels)

@@ -17,7 +17,6 @@ import typing as t
 
 from .errors import CondaError
 
-PLATFORMS = ("linux-64", "linux-aarch64", "noarch")
 _ARCHIVES = (".conda", ".tar.bz2")
 _ANCHOR = re.compile(r"(?:sha256:)?(?P<sha256>[0-9a-f]{64})|(?:md5:)?(?P<md5>[0-9a-f]{32})")
 _DIGITS = {"sha256": 64, "md5": 32}
@@ -96,6 +95,11 @@ class Lock:
         """sha256 over what is installed, not over how the file is written: the same set has the same identity."""
         content = json.dumps([self.platform, sorted(package.key for package in self.packages)])
         return hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Name to label of each package."""
+        return {package.name: package.label for package in self.packages}
 
     def as_dict(self) -> dict[str, t.Any]:
         """For JSON."""

@@ -591,3 +591,14 @@ def test_a_generation_without_its_records_is_no_way_back(node: Node, channel: Ch
     next((first / "conda-meta").glob("*.json")).unlink()
     with pytest.raises(CondaError, match=r"is damaged: its records are not those of the lock"):
         generations.lock_of(node.layout, "ml", "previous", "linux-64")
+
+
+def test_what_changed_is_told_even_where_the_old_generation_is_gone(node: Node, channel: Channel) -> None:
+    (old,) = versions(node, channel, 1)
+    wanted = dataclasses.replace(node.want(channel.add_tool(version="2.0")), retention=Retention(1, 0))
+    (outcome,) = node.converge(wanted)
+    assert not old.exists()
+    told = outcome.as_dict()
+    assert (told["added"], told["removed"]) == ([], [])
+    assert told["changed"] == [{"name": "tool", "before": "tool 1.0 0", "after": "tool 2.0 0"}]
+    assert outcome.diff()["before"] == "tool 1.0 0\n"
