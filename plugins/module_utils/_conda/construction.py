@@ -35,8 +35,9 @@ def end(prefix: str) -> None:
 
 def discard(prefix: str) -> None:
     """Remove *prefix*, marked as long as there is anything of it."""
-    begin(prefix)
-    remove_tree(prefix)
+    if os.path.lexists(prefix):
+        begin(prefix)
+        remove_tree(prefix)
     end(prefix)
 
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import inspect
 import json
 import os
@@ -22,7 +21,7 @@ from .errors import CondaError
 from .files import remove_tree
 from .locks import Package
 from .processes import Result, run
-from .records import Record
+from .records import Record, digest_of
 
 
 class Engine(t.Protocol):
@@ -155,18 +154,14 @@ def require_archives(packages: t.Iterable[Package]) -> None:
     for package in packages:
         parts = urllib.parse.urlsplit(package.url)
         if parts.scheme == "file":
-            digest = hashlib.sha256() if package.sha256 else hashlib.md5(usedforsecurity=False)
             try:
-                with open(urllib.parse.unquote(parts.path), "rb") as stream:
-                    for block in iter(lambda: stream.read(1 << 20), b""):
-                        digest.update(block)
+                found = digest_of(urllib.parse.unquote(parts.path), "sha256" if package.sha256 else "md5")
             except OSError as error:
                 raise CondaError(f"{package.url} cannot be read: {error.strerror}") from error
             expected = package.sha256 or package.md5
-            if digest.hexdigest() != expected:
+            if found != expected:
                 raise CondaError(
-                    f"hash mismatch: {package.url} is not the archive of the lock: expected {expected}, "
-                    f"got {digest.hexdigest()}"
+                    f"hash mismatch: {package.url} is not the archive of the lock: expected {expected}, got {found}"
                 )
 
 

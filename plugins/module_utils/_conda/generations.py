@@ -100,25 +100,8 @@ class Environment:
 def look(layout: Layout, name: str) -> Environment:
     """See what there is of environment *name*, with one walk over its live generation."""
     link = layout.link(name)
-    target: str | None = None
-    manifest: Manifest | None = None
-    problems: list[Problem] = []
     home = os.path.join(os.path.realpath(layout.generations_dir), name)
-    if os.path.islink(link):
-        target = os.path.realpath(link)
-        if not os.path.isdir(target):
-            problems.append(Problem("link", link, f"leads to {os.readlink(link)}, where nothing is"))
-            target = None
-        elif os.path.dirname(target) != home:
-            problems.append(Problem("link", link, f"leads to {target}, which is no generation of {name}"))
-        else:
-            manifest = prefixes.read_manifest(target)
-            if manifest is None:
-                problems.append(Problem("manifest", target, "the generation has no whole manifest"))
-            else:
-                problems += prefixes.check(target, manifest)
-    elif os.path.lexists(link):
-        problems.append(Problem("obstacle", link, "is no link of this collection"))
+    target, manifest, problems = prefixes.behind(link, "generation", home)
     return Environment(name, link, target, manifest, tuple(problems), tuple(layout.leftovers(name)))
 
 
@@ -236,16 +219,23 @@ def plan(
     live = environment.target
     if live and environment.manifest and environment.manifest.identity == lock.identity and not problems:
         return Plan(environment, lock, live, build=False, switch=False)
+    ready = _ready(layout, environment, lock, level)
+    path = ready or layout.new_generation(environment.name, lock.identity, environment.leftovers)
+    retired = _retired(layout, environment, path, retention)
+    return Plan(environment, lock, path, build=ready is None, switch=True, retired=retired)
+
+
+def _ready(layout: Layout, environment: Environment, lock: Lock, level: str) -> str | None:
+    """A sound generation of *lock* that the name does not lead to, if there is one."""
     for path in layout.generations(environment.name):
-        if os.path.realpath(path) == live or path in environment.leftovers:
+        if os.path.realpath(path) == environment.target or path in environment.leftovers:
             continue
         manifest = prefixes.read_manifest(path)
         if not manifest or manifest.identity != lock.identity:
             continue
         if not prefixes.check(path, manifest) and not _verify(path, manifest, lock, level):
-            return Plan(environment, lock, path, False, True, _retired(layout, environment, path, retention))
-    path = layout.new_generation(environment.name, lock.identity, environment.leftovers)
-    return Plan(environment, lock, path, True, True, _retired(layout, environment, path, retention))
+            return path
+    return None
 
 
 def _retired(layout: Layout, environment: Environment, next_live: str, retention: Retention) -> tuple[str, ...]:

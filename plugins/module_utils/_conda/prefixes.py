@@ -112,6 +112,30 @@ def check(prefix: str, manifest: Manifest) -> list[Problem]:
     return explain(prefix, recorded, entries)
 
 
+def behind(link: str, kind: str, home: str = "") -> tuple[str | None, Manifest | None, list[Problem]]:
+    """The prefix that *link* leads to, its manifest, and what is wrong on the way and there.
+
+    :param kind: what people call such a prefix.
+    :param home: the directory that it must be in, if that matters.
+    """
+    if not os.path.islink(link):
+        taken = os.path.lexists(link)
+        return None, None, [Problem("obstacle", link, "is no link of this collection")] if taken else []
+    target = os.path.realpath(link)
+    if not os.path.isdir(target):
+        return None, None, [Problem("link", link, f"leads to {os.readlink(link)}, where nothing is")]
+    if home and os.path.dirname(target) != home:
+        return (
+            target,
+            None,
+            [Problem("link", link, f"leads to {target}, which is no {kind} of {os.path.basename(home)}")],
+        )
+    manifest = read_manifest(target)
+    if manifest is None:
+        return target, None, [Problem("manifest", target, f"the {kind} has no whole manifest")]
+    return target, manifest, check(target, manifest)
+
+
 def read_listing(prefix: str, manifest: Manifest) -> dict[str, str]:
     """The listing made when *prefix* was finished.
 

@@ -125,11 +125,19 @@ def compare_files(prefix: str, records: t.Sequence[Record]) -> list[Problem]:
 
 def sha256_of(path: str) -> str:
     """The sha256 of a file's content, or an empty string where it cannot be read."""
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as stream:
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                digest.update(block)
+        return digest_of(path, "sha256")
     except OSError:
         return ""
+
+
+def digest_of(path: str, algorithm: str) -> str:
+    """The sum of a file's content by *algorithm*, in hexadecimal digits.
+
+    :raises OSError: it cannot be read.
+    """
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
     return digest.hexdigest()

@@ -17,7 +17,6 @@ import typing as t
 
 from .._conda import construction, generations, prefixes
 from .._conda.files import existing_parent
-from .._conda.problems import Problem
 from .._conda.records import sha256_of
 
 _NVIDIA = "0x10de"
@@ -40,22 +39,7 @@ def system() -> dict[str, str]:
 
 def base(link: str) -> dict[str, t.Any]:
     """The base that *link* leads to, and whether it is what was installed."""
-    problems: list[Problem] = []
-    manifest: prefixes.Manifest | None = None
-    target: str | None = None
-    if os.path.islink(link):
-        target = os.path.realpath(link)
-        if os.path.isdir(target):
-            manifest = prefixes.read_manifest(target)
-            if manifest is None:
-                problems.append(Problem("manifest", target, "the base has no whole manifest"))
-            else:
-                problems += prefixes.check(target, manifest)
-        else:
-            problems.append(Problem("link", link, f"leads to {os.readlink(link)}, where nothing is"))
-            target = None
-    elif os.path.lexists(link):
-        problems.append(Problem("obstacle", link, "is no link of this collection"))
+    target, manifest, problems = prefixes.behind(link, "base")
     return {
         "link": link,
         "target": target,
