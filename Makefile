@@ -104,7 +104,6 @@ test: setup ## everything, the quick parts first, up to the first failure
 
 .PHONY: lock
 lock: setup ## lock requirements-dev.in for all supported Pythons (ARGS=--upgrade: newer versions)
-	python -m pip install -qq --disable-pip-version-check uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(ARGS) --output-file requirements-dev.txt requirements-dev.in
 
 .PHONY: clean
