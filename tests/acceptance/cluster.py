@@ -13,6 +13,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 INVENTORY = Path(__file__).resolve().parent / "inventory"
+HOSTS = "hosts.yml"
 NODE = "accept-1"
 
 # Everything of a node that a run of ours may touch.
@@ -45,9 +46,9 @@ def lab_variables() -> dict[str, Any]:
     return dict(content)
 
 
-def start_playbook(name: str, *arguments: str) -> subprocess.Popen[str]:
+def start_playbook(name: str, *arguments: str, hosts: str = HOSTS) -> subprocess.Popen[str]:
     """Start a playbook as the head of a process group of its own."""
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(INVENTORY / "hosts.yml"), *arguments]
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(INVENTORY / hosts), *arguments]
     return subprocess.Popen(
         [*command, str(ROOT / "playbooks" / f"{name}.yml")],
         cwd=ROOT,
@@ -59,20 +60,25 @@ def start_playbook(name: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def playbook(name: str, *arguments: str) -> tuple[int, str]:
+def playbook(name: str, *arguments: str, hosts: str = HOSTS) -> tuple[int, str]:
     """Run a playbook to its end: its exit code, and what it printed."""
-    process = start_playbook(name, *arguments)
+    process = start_playbook(name, *arguments, hosts=hosts)
     output, _nothing = process.communicate(timeout=600)
     return process.returncode, output
 
 
-def on_node(command: str, *, user: str = "root", check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a shell command on the node as *user*, over ssh; with *check*, one that fails is an error."""
+def on_node(
+    command: str, *, node: str = NODE, user: str = "root", check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run a shell command on a node as *user*, over ssh; with *check*, one that fails is an error."""
     variables = lab_variables()
     options = [*shlex.split(variables["ansible_ssh_common_args"]), "-i", variables["ansible_ssh_private_key_file"]]
-    port = yaml.safe_load((INVENTORY / "hosts.yml").read_text())["gpu_nodes"]["hosts"][NODE]["ansible_port"]
+    ports = {}
+    for hosts in INVENTORY.glob("*.yml"):
+        listed = yaml.safe_load(hosts.read_text())["gpu_nodes"]["hosts"]
+        ports |= {name: variables["ansible_port"] for name, variables in listed.items()}
     done = subprocess.run(
-        ["ssh", *options, "-p", str(port), f"{user}@127.0.0.1", command],
+        ["ssh", *options, "-p", str(ports[node]), f"{user}@127.0.0.1", command],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
