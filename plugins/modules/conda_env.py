@@ -51,7 +51,7 @@ options:
         description: The content of O(environments[].lock) by platform, which the action plugin fills in.
         type: dict
       smoke_test:
-        description: A command that must succeed in a new generation before people get it.
+        description: A command that must succeed in a generation before the name is led to it.
         type: list
         elements: str
         default: []

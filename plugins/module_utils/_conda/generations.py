@@ -287,6 +287,9 @@ def apply(todo: Plan, engine: Engine | None, cache: str, smoke_test: SmokeTest) 
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise CondaError(f"the disk is full: {error.filename or todo.generation}") from error
             raise
+    elif todo.switch:
+        # It suited once, but the node or the test may have changed.
+        _smoke(todo.generation, smoke_test)
     if todo.switch:
         replace_link(todo.environment.link, todo.generation)
     # A job may have begun in one of them while the new generation was built.
@@ -311,8 +314,7 @@ def _build(todo: Plan, engine: Engine, cache: str, smoke_test: SmokeTest) -> Non
             raise CondaError(f"{damaged[0].label} is damaged in its own archive: its files are not what its list says")
     pin(prefix)
     seal(prefix, _MESSAGE)
-    if smoke_test.argv:
-        _smoke(prefix, smoke_test)
+    _smoke(prefix, smoke_test)
     prefixes.finish(prefix, lock.identity, engine.name)
     construction.end(prefix)
 
@@ -330,6 +332,8 @@ def _damaged(prefix: str, lock: Lock) -> list[Record]:
 
 
 def _smoke(prefix: str, smoke_test: SmokeTest) -> None:
+    if not smoke_test.argv:
+        return
     path = os.path.join(prefix, "bin")
     command = os.path.join(path, smoke_test.argv[0])
     argv = [command if os.path.exists(command) else smoke_test.argv[0], *smoke_test.argv[1:]]

@@ -369,6 +369,17 @@ def test_people_get_a_generation_only_after_its_smoke_test(
     assert output(node) == "tool 1.0"
 
 
+def test_a_generation_that_is_there_has_to_pass_again(node: Node, channel: Channel) -> None:
+    """A node may have changed since it was built, and so may the test."""
+    one, two = channel.add_tool(version="1.0"), channel.add_tool(version="2.0")
+    node.install(one)
+    live = node.install(two)
+    with pytest.raises(CondaError, match="the smoke test failed with 1: false"):
+        node.install(one, smoke_test=smoke("false"))
+    assert node.generation() == live
+    assert node.install(one, smoke_test=smoke("tool")) != live
+
+
 @as_root
 def test_the_smoke_test_runs_as_its_user(node: Node, channel: Channel) -> None:
     node.install(channel.add_tool(), smoke_test=smoke("sh", "-c", 'test "$(id -un)" = nobody'))
