@@ -1,4 +1,4 @@
-"""The lab's conda channel: python, the pinned wheels as packages, and the stand-in conda."""
+"""The lab's conda channel: python, the pinned wheels as packages, and stand-ins for conda and for frameworks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import zstandard
 
-from lab import elf, packages, python_package, wheels
+from lab import elf, frameworks, packages, python_package, wheels
 from lab.packages import PLACEHOLDER, Entry, digest_of, index_of, read_index, write_package
 from lab.paths import fingerprint, locked, scratch_directory
 from lab.python_package import Interpreter, build_python_package, find_interpreter
@@ -82,6 +82,7 @@ def _build(cache: Path, interpreter: Interpreter, say: Say) -> Path:
         "wheels": fingerprint(interpreter.version, *REQUIREMENTS, *sources),
         "python": fingerprint(interpreter.key, REQUIREMENTS[0], *sources),
         "conda": fingerprint(interpreter.short, *sources, Path(__file__), *_standin_files(STANDIN)),
+        "frameworks": fingerprint(interpreter.short, *sources, *frameworks.SOURCES),
     }
     keys["channel"] = fingerprint(*keys.values())
 
@@ -102,6 +103,16 @@ def _build(cache: Path, interpreter: Interpreter, say: Say) -> Path:
         for release in STANDIN_RELEASES:
             write_standin(folder, interpreter, release)
 
+    def make_frameworks(folder: Path, scratch: Path) -> None:
+        if interpreter.short != frameworks.PYTHON:
+            say(f"no stand-ins for frameworks: they are for Python {frameworks.PYTHON}")
+            return
+        say("making stand-ins for frameworks")
+        for wheel in download_wheels(cache, interpreter, frameworks.REQUIREMENTS):
+            convert(wheel, folder, interpreter)
+        for standin in frameworks.read_standins():
+            frameworks.write_standin(folder, standin, interpreter)
+
     def make_channel(folder: Path, scratch: Path) -> None:
         for part in parts:
             shutil.copytree(part, folder, copy_function=os.link, dirs_exist_ok=True)
@@ -110,7 +121,12 @@ def _build(cache: Path, interpreter: Interpreter, say: Say) -> Path:
 
     parts = [
         built(cache / "channel-parts" / name, keys[name], make)
-        for name, make in (("wheels", make_wheels), ("python", make_python), ("conda", make_conda))
+        for name, make in (
+            ("wheels", make_wheels),
+            ("python", make_python),
+            ("conda", make_conda),
+            ("frameworks", make_frameworks),
+        )
     ]
     return built(cache / "channel", keys["channel"], make_channel)
 

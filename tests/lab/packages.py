@@ -42,6 +42,11 @@ class Entry:
         """Whether an installer must put the prefix into this file."""
         return PLACEHOLDER.encode() in self.data
 
+    @property
+    def file_mode(self) -> str:
+        """How the prefix is put in: "binary" files keep their length."""
+        return "binary" if b"\0" in self.data else "text"
+
 
 def index_of(name: str, version: str, build: str, depends: Sequence[str], *, noarch: str | None = None) -> Index:
     """The content of info/index.json; `noarch` is "python" or "generic"."""
@@ -83,15 +88,17 @@ def write_package(
     *,
     about: Mapping[str, str] | None = None,
     entry_points: Sequence[str] | None = None,
+    binary_prefixes: bool = False,
 ) -> Path:
     """Write the package into its subdirectory of `channel`, in one step.
 
-    Text files that contain `PLACEHOLDER` are registered for replacement. `entry_points` (such as "pip = pip.main:main")
-    are for "noarch: python" packages, whose scripts the installer makes. ValueError for a binary file with a prefix:
-    none of ours needs one, and padding a binary in place is how prefixes get broken.
+    Files that contain `PLACEHOLDER` are registered for replacement. `entry_points` (such as "pip = pip.main:main") are
+    for "noarch: python" packages, whose scripts the installer makes. ValueError for a binary file with a prefix, unless
+    with `binary_prefixes`: none of the lab's needs one, and padding a binary in place is how prefixes get broken.
     """
     entries = sorted(entries, key=lambda entry: entry.path)
-    if binary := [entry.path for entry in entries if entry.has_prefix and b"\0" in entry.data]:
+    binary = [entry.path for entry in entries if entry.has_prefix and entry.file_mode == "binary"]
+    if binary and not binary_prefixes:
         raise ValueError(f"{index['name']}: binary files with a prefix placeholder: {', '.join(binary)}")
     info = {
         "about.json": _json(about or {}),
@@ -99,8 +106,9 @@ def write_package(
         "index.json": _json(index),
         "paths.json": _json({"paths": [_path(entry) for entry in entries], "paths_version": 1}),
     }
-    if prefixed := [entry.path for entry in entries if entry.has_prefix]:
-        info["has_prefix"] = "".join(f'"{PLACEHOLDER}" "text" "{path}"\n' for path in prefixed).encode()
+    if prefixed := [entry for entry in entries if entry.has_prefix]:
+        lines = (f'"{PLACEHOLDER}" "{entry.file_mode}" "{entry.path}"\n' for entry in prefixed)
+        info["has_prefix"] = "".join(lines).encode()
     if entry_points is not None:
         link = {"noarch": {"type": "python", "entry_points": list(entry_points)}, "package_metadata_version": 1}
         info["link.json"] = _json(link)
@@ -138,7 +146,7 @@ def _path(entry: Entry) -> dict[str, Any]:
     if entry.link is not None:
         path["path_type"] = "softlink"
     elif entry.has_prefix:
-        path |= {"file_mode": "text", "prefix_placeholder": PLACEHOLDER}
+        path |= {"file_mode": entry.file_mode, "prefix_placeholder": PLACEHOLDER}
     return path
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +29,16 @@ REQUIREMENTS = (Path(__file__).with_name("requirements.txt"), Path(__file__).wit
 
 _CONDA_SPELLING = {
     name.replace("_", "-"): name
-    for name in ("importlib_metadata", "jupyter_client", "jupyter_core", "pure_eval", "stack_data", "typing_extensions")
+    for name in (
+        "importlib_metadata",
+        "jupyter_client",
+        "jupyter_core",
+        "ml_dtypes",
+        "opt_einsum",
+        "pure_eval",
+        "stack_data",
+        "typing_extensions",
+    )
 }
 """Packages that conda's users know with an underscore."""
 
@@ -44,14 +53,14 @@ if __name__ == "__main__":
 """
 
 
-def download_wheels(cache: Path, interpreter: Interpreter) -> list[Path]:
-    """The wheels of `REQUIREMENTS` for the interpreter, with the pinned hashes, from where pip is set up to look."""
+def download_wheels(cache: Path, interpreter: Interpreter, requirements: Sequence[Path] = REQUIREMENTS) -> list[Path]:
+    """The wheels of `requirements` for the interpreter, with the pinned hashes, from where pip is set up to look."""
     parent = cache / "wheels"
-    folder = parent / fingerprint(interpreter.short, *REQUIREMENTS)
+    folder = parent / fingerprint(interpreter.short, *requirements)
     if not folder.is_dir():
         with scratch_directory(parent) as scratch:
-            with ThreadPoolExecutor(len(REQUIREMENTS)) as pool:
-                list(pool.map(lambda file: _pip_download(interpreter, file, scratch / "wheels"), REQUIREMENTS))
+            with ThreadPoolExecutor(len(requirements)) as pool:
+                list(pool.map(lambda file: _pip_download(interpreter, file, scratch / "wheels"), requirements))
             (scratch / "wheels").rename(folder)
     return sorted(folder.glob("*.whl"))
 
