@@ -146,8 +146,8 @@ def test_a_number_is_a_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environments", "message"),
     [
-        ([{"name": "ml"}], "conda_envs_shared: ml has no lock: name its lock file"),
-        ([{"name": "ml", "lock": ""}], "ml has no lock"),
+        ([{"name": "ml"}], "conda_envs_shared: ml: has no lock: name its lock file"),
+        ([{"name": "ml", "lock": ""}], "ml: has no lock"),
         (
             [{"name": "ml", "lock": "env.txt"}, {"name": "ml", "lock": "env.txt"}],
             "conda_envs_shared: ml is listed twice",
