@@ -29,12 +29,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no typ
         _valid, arguments = self.validate_argument_spec(ARGUMENT_SPEC)
         directory = arguments.pop("locks_dir") or task_vars.get("inventory_dir") or task_vars["playbook_dir"]
         try:
-            # A generation tells itself what it was made from.
-            with_locks = [environment for environment in arguments["environments"] if not environment["generation"]]
-            locks = read_environments(with_locks, directory, arguments.pop("channels"), arguments.pop("channel_alias"))
+            environments = arguments["environments"]
+            policy = [arguments.pop(option) for option in ("channels", "channel_alias", "locking")]
+            solve = "see" if self._task.check_mode else "keep"
+            locks = read_environments(environments, directory, *policy, solve)
         except CondaError as error:
             raise AnsibleActionFail(str(error)) from error
-        for environment in with_locks:
+        for environment in environments:
+            # What has none needs none: a generation tells itself what it was made from.
             environment["locks"] = {platform: lock.as_dict() for platform, lock in locks[environment["name"]].items()}
         result = self._execute_module(module_args=arguments, task_vars=task_vars)
         result.pop("invocation", None)  # it repeats every lock

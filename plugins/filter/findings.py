@@ -11,9 +11,8 @@ import typing as t
 from ansible.errors import AnsibleFilterError
 
 from ..module_utils._conda.errors import CondaError
-from ..module_utils._conda.locks import for_platform
 from ..module_utils._node import findings
-from ..plugin_utils._lock_files import read_environments
+from ..plugin_utils._lock_files import read_wanted
 
 Finding = dict[str, str]
 
@@ -35,18 +34,16 @@ def environment_findings(
     locks_dir: str,
     channels: t.Sequence[str],
     channel_alias: str,
+    locking: t.Mapping[str, t.Any] | None = None,
 ) -> list[Finding]:
     """See environment_findings.yml."""
     try:
-        locks = read_environments(environments, locks_dir, channels, channel_alias)
         platform = node["system"]["platform"]
-        wanted = {
-            name: {"link": f"{envs_dir}/{name}", "identity": for_platform(found, platform, name).identity}
-            for name, found in locks.items()
-        }
+        wanted, unlocked = read_wanted(environments, platform, locks_dir, channels, channel_alias, locking)
     except CondaError as error:
         raise AnsibleFilterError(str(error)) from error
-    return [finding.as_dict() for finding in findings.of_environments(node, wanted)]
+    found = findings.of_environments(node, wanted, envs_dir) + findings.of_unlocked(unlocked, envs_dir)
+    return [finding.as_dict() for finding in found]
 
 
 def finding_text(finding: Finding) -> str:

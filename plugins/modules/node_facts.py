@@ -21,6 +21,11 @@ options:
     description: The link that leads to the Miniconda base.
     type: path
     default: /opt/conda
+  kernels_dir:
+    description: Where Jupyter looks for kernelspecs.
+    type: path
+    default: /usr/local/share/jupyter/kernels
+    version_added: "0.1.0"
   files:
     description: Files and links to tell kind, owner, mode and content of.
     type: list
@@ -70,6 +75,8 @@ node:
       description:
         - Each shared environment by name, with its live generation, the identity of the lock it was built from,
           what is wrong with it, and unfinished generations that killed runs left.
+        - Where there is no name, C(unused) lists the generations that no process uses. The kernelspec is V(absent),
+          V(unfinished), V(ours) with its text, or V(foreign).
       type: dict
       returned: always
       sample:
@@ -82,6 +89,8 @@ node:
           engine: rattler
           problems: []
           leftovers: []
+          unused: []
+          kernelspec: {path: /usr/local/share/jupyter/kernels/shared_ml, state: absent, text: ""}
     files:
       description: What each of O(files) is, by path. A regular file has the sha256 of its content, a link its target.
       type: dict
@@ -112,6 +121,7 @@ def main() -> None:
         argument_spec={
             "base_prefix": {"type": "path", "default": "/opt/conda"},
             **LAYOUT_OPTIONS,
+            "kernels_dir": {"type": "path", "default": "/usr/local/share/jupyter/kernels"},
             "files": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
@@ -123,7 +133,7 @@ def main() -> None:
         node={
             "system": facts.system(),
             "base": facts.base(base_prefix),
-            "environments": facts.environments(layout),
+            "environments": facts.environments(layout, module.params["kernels_dir"]),
             "files": {path: facts.file(path) for path in module.params["files"]},
             "disk": {path: facts.disk(path) for path in (base_prefix, layout.generations_dir)},
             "gpus": facts.gpus(),

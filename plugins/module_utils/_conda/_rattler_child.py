@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import importlib
 import json
 import os
@@ -23,10 +24,30 @@ def complete_records(prefix: str) -> None:
             record = json.load(stream)
         with open(os.path.join(record["extracted_package_dir"], "info", "index.json"), encoding="utf-8") as stream:
             record = {**record, **json.load(stream)}
+        if not templates_are_whole(record["extracted_package_dir"]):
+            # Their sums in the prefix are those of what the cache had: let no check believe them.
+            for entry in record["paths_data"]["paths"]:
+                if entry.get("prefix_placeholder"):
+                    entry["sha256_in_prefix"] = entry["sha256"]
         record["requested_specs"] = []
         with open(path, "w", encoding="utf-8") as stream:
             json.dump(record, stream, indent=2, sort_keys=True)
         os.chmod(path, 0o644)
+
+
+def templates_are_whole(package: str) -> bool:
+    """Are the files into which the prefix is put as the archive had them, in the unpacked package of the cache?"""
+    try:
+        with open(os.path.join(package, "info", "paths.json"), encoding="utf-8") as stream:
+            entries = json.load(stream)["paths"]
+    except FileNotFoundError:
+        return True  # an old package, which tells no sums
+    for entry in entries:
+        if entry.get("prefix_placeholder") and entry.get("sha256"):
+            with open(os.path.join(package, entry["_path"]), "rb") as stream:
+                if hashlib.sha256(stream.read()).hexdigest() != entry["sha256"]:
+                    return False
+    return True
 
 
 async def install(order: dict[str, t.Any]) -> str:

@@ -34,8 +34,10 @@ def end(prefix: str) -> None:
 
 
 def discard(prefix: str) -> None:
-    """Remove *prefix*, marked as long as there is anything of it."""
-    if os.path.lexists(prefix):
+    """Remove *prefix*, marked as long as there is anything of it. A link is gone at once, and needs no mark."""
+    if os.path.islink(prefix):
+        os.unlink(prefix)
+    elif os.path.lexists(prefix):
         begin(prefix)
         remove_tree(prefix)
     end(prefix)

@@ -10,13 +10,20 @@ import dataclasses
 import os
 import typing as t
 
-from . import engines, generations
+from . import engines, generations, kernels
 from .errors import CondaError
 from .files import exclusive, require_free_space
 from .generations import Environment, Layout, Plan, Retention, SmokeTest
 from .locks import Lock
 from .problems import Problem
-from .records import read_records
+from .records import read_distributions, read_records
+from .sealing import Access
+from .wheels import Sources
+
+#: What an environment may be: there as its lock says, gone, or only looked at.
+STATES = ("present", "absent", "verified")
+#: What becomes of a generation in which somebody has installed something.
+FOREIGN = ("rebuild", "report")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +31,45 @@ class Wanted:
     """One environment as it should be."""
 
     name: str
-    lock: Lock
+    lock: Lock  #: without packages where the environment is to be gone
     smoke_test: SmokeTest
     retention: Retention = dataclasses.field(default_factory=Retention)
+    state: str = "present"  #: one of STATES
+    access: Access = dataclasses.field(default_factory=Access)
+    repair: bool = True  #: is a damaged generation built anew?
+    foreign_packages: str = "rebuild"  #: one of FOREIGN
+    kernel: bool | None = False  #: does Jupyter offer it? None: as it does now
+
+    @classmethod
+    def of(cls, entry: t.Mapping[str, t.Any], lock: Lock, min_age_seconds: float = 0) -> Wanted:
+        """What *entry* says of an environment, where each option has a value of its type.
+
+        :raises CondaError: an option has no value that makes sense.
+        """
+        return cls(
+            name=entry["name"],
+            lock=lock,
+            smoke_test=SmokeTest(tuple(entry["smoke_test"]), entry["smoke_test_user"], entry["smoke_test_timeout"]),
+            retention=Retention(entry["keep_generations"], min_age_seconds),
+            state=entry["state"],
+            access=Access(*(entry[option] for option in ("owner", "group", "mode", "umask"))),
+            repair=entry["repair"],
+            foreign_packages=entry["foreign_packages"],
+            kernel=entry["kernel"] if entry["generation"] else bool(entry["kernel"]),
+        )
+
+    @property
+    def identity(self) -> str:
+        """What the generation has that the name must lead to."""
+        return f"{self.lock.identity}{self.access.suffix}"
+
+    def to_mend(self, found: Environment, problems: t.Iterable[Problem]) -> list[Problem]:
+        """Those of *problems* that are a reason for a new generation, if the lock is none."""
+        if found.manifest is None:
+            return list(problems)
+        if not self.repair:
+            return []
+        return [problem for problem in problems if self.foreign_packages == "rebuild" or problem.kind != "foreign"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +83,9 @@ class Settings:
     verify: str
     min_free_mb: int
     lock_timeout_seconds: float
+    kernels_dir: str = ""  #: where Jupyter looks for kernelspecs; empty: nowhere
+    index_url: str = ""  #: see wheels.Sources
+    wheels_dir: str = ""  #: see wheels.Sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +96,23 @@ class Outcome:
     todo: Plan
     problems: tuple[Problem, ...]
     packages: t.Mapping[str, str]  #: name to label of what the name leads to before
+    act: bool = True  #: is it to be done, and not only told?
+
+    @property
+    def changed(self) -> bool:
+        """Was anything done, or would it be without check mode?"""
+        return self.act and bool(self.todo)
 
     def as_dict(self) -> dict[str, t.Any]:
         """For JSON."""
         before, after = self.packages, self.todo.lock.labels
         return {
             "name": self.before.name,
-            "generation": self.todo.generation,
+            "generation": self.todo.generation or None,
             "previous": self.before.target,
-            "identity": self.todo.lock.identity,
+            "identity": self.todo.identity if self.todo.generation else None,
             "actions": self.todo.actions(),
+            "kept": list(self.todo.kept),
             "added": [after[name] for name in sorted(after.keys() - before.keys())],
             "removed": [before[name] for name in sorted(before.keys() - after.keys())],
             "changed": [
@@ -76,37 +129,41 @@ class Outcome:
         name = self.before.name
         return {
             "before_header": f"{name} ({self.before.target or 'absent'})",
-            "after_header": f"{name} ({self.todo.generation})",
+            "after_header": f"{name} ({self.todo.generation or 'absent'})",
             "before": "".join(f"{line}\n" for line in [*sorted(self.packages.values()), *wrong]),
             "after": "".join(f"{line}\n" for line in sorted(self.todo.lock.labels.values())),
         }
 
 
 def converge(wanted: t.Sequence[Wanted], settings: Settings, check_mode: bool) -> list[Outcome]:
-    """Bring every environment of *wanted* to its lock, or tell what that would take.
+    """Bring every environment of *wanted* to what is wanted of it, or tell what that would take.
 
     :raises CondaError: what cannot be done, before any change where that can be known before.
     """
     outcomes = [_observe(environment, settings) for environment in wanted]
-    if check_mode or not any(outcome.todo for outcome in outcomes):
+    if check_mode or not any(outcome.changed for outcome in outcomes):
         return outcomes
     layout = settings.layout
     engine = None
-    if any(outcome.todo.build for outcome in outcomes):
+    if any(outcome.changed and outcome.todo.build for outcome in outcomes):
         engine = _engine(settings)
     os.umask(0o022)
-    for option, directory in (
-        ("envs_dir", layout.envs_dir),
+    directories = [
+        ("dir", layout.envs_dir),
         ("generations_dir", layout.generations_dir),
         ("pkgs_dir", settings.pkgs_dir),
-    ):
+    ]
+    if any(outcome.changed and outcome.todo.kernel for outcome in outcomes):
+        directories.append(("kernels_dir", settings.kernels_dir))
+    for option, directory in directories:
         try:
             os.makedirs(directory, mode=0o755, exist_ok=True)
         except OSError as error:
             raise CondaError(f"conda_envs_{option}: {directory} cannot be made: {error.strerror}") from error
+    sources = Sources(settings.index_url, settings.wheels_dir, settings.base_prefix)
     with exclusive(layout.lock_file, settings.lock_timeout_seconds, "conda_envs_lock_timeout_seconds"):
         for index, (environment, seen) in enumerate(zip(wanted, outcomes)):
-            if not seen.todo:
+            if not seen.changed:
                 continue
             # Another run may have done it while this one waited for the lock.
             outcomes[index] = outcome = _observe(environment, settings)
@@ -114,7 +171,7 @@ def converge(wanted: t.Sequence[Wanted], settings: Settings, check_mode: bool) -
                 if outcome.todo.build and engine is None:
                     engine = _engine(settings)
                 if outcome.todo:
-                    generations.apply(outcome.todo, engine, settings.pkgs_dir, environment.smoke_test)
+                    generations.apply(outcome.todo, engine, settings.pkgs_dir, environment.smoke_test, sources)
             except (CondaError, OSError) as error:
                 raise CondaError(f"conda_envs_shared: {environment.name}: {error}") from error
     return outcomes
@@ -128,14 +185,49 @@ def _engine(settings: Settings) -> engines.Engine:
 
 
 def _observe(wanted: Wanted, settings: Settings) -> Outcome:
-    environment = generations.look(settings.layout, wanted.name)
-    found = [*environment.problems, *generations.verify(environment, wanted.lock, settings.verify)]
-    problems = tuple(dict.fromkeys(found))
     try:
-        todo = generations.plan(settings.layout, environment, wanted.lock, problems, settings.verify, wanted.retention)
-    except CondaError as error:
+        return _compare(wanted, settings)
+    except (CondaError, OSError) as error:
         raise CondaError(f"conda_envs_shared: {wanted.name}: {error}") from error
+
+
+def _compare(wanted: Wanted, settings: Settings) -> Outcome:
+    environment = generations.look(settings.layout, wanted.name)
+    kernelspec = kernels.look(settings.kernels_dir, wanted.name)
+    act = wanted.state != "verified"
+    problems: list[Problem] = []
+    if wanted.state == "absent":
+        todo = generations.plan_removal(settings.layout, environment)
+    else:
+        found = [*environment.problems, *generations.verify(environment, wanted.lock, settings.verify)]
+        problems = list(dict.fromkeys(found))
+        if not act and any(problem.kind == "obstacle" for problem in problems):
+            # No run could do anything about it.
+            return Outcome(
+                environment, Plan(environment, wanted.lock, "", build=False, switch=False), tuple(problems), {}
+            )
+        mended = wanted.to_mend(environment, problems)
+        todo = generations.plan(
+            settings.layout, environment, wanted.lock, mended, settings.verify, wanted.retention, wanted.access
+        )
+        if todo.build:
+            wanted.access.accounts()
+            wanted.smoke_test.groups(wanted.access)
+    text = kernels.expected(wanted.name, todo.generation, wanted.kernel, wanted.lock, kernelspec)
+    if act:
+        kernels.require(kernelspec, text, wanted.lock)
+    if todo.generation == environment.target:
+        problems += kernels.compare(kernelspec, text)
+    if kernels.differs(kernelspec, text):
+        todo = dataclasses.replace(todo, kernelspec=kernelspec, kernel=text)
     # Read now, for the old generation may be gone afterwards, and only where the lock does not tell the same.
-    records = read_records(environment.target)[0] if todo and environment.target else []
-    labels = {record.name: record.label for record in records} if todo else wanted.lock.labels
-    return Outcome(environment, todo, problems, labels)
+    labels = _installed(environment.target) if todo else wanted.lock.labels
+    return Outcome(environment, todo, tuple(problems), labels, act)
+
+
+def _installed(prefix: str | None) -> dict[str, str]:
+    """The label of each package in *prefix*, by name, as a lock has them."""
+    records = read_records(prefix)[0] if prefix else []
+    labels = {record.name: record.label for record in records}
+    wheels = read_distributions(prefix, records)[0] if prefix else []
+    return {**labels, **{f"pypi:{wheel.name}": wheel.label for wheel in wheels}}

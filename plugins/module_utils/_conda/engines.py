@@ -58,7 +58,7 @@ class RattlerEngine:
 
 
 class CondaEngine:
-    """conda itself, from an @EXPLICIT list."""
+    """conda itself."""
 
     name = "conda"
 
@@ -67,22 +67,108 @@ class CondaEngine:
 
     def install(self, packages: t.Sequence[Package], prefix: str, cache: str) -> None:
         """See Engine."""
-        lines = ["@EXPLICIT"] + [f"{p.url}#{p.sha256 or p.md5}" for p in packages]
-        with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as stream:
-            stream.write("\n".join(lines) + "\n")
-            stream.flush()
-            result = run(
-                [self._executable, "create", "--yes", "--quiet", "--json", "--prefix", prefix, "--file", stream.name],
-                environment={
-                    "CONDA_PKGS_DIRS": cache,
-                    "CONDA_REGISTER_ENVS": "false",
-                    "CONDA_SAFETY_CHECKS": "enabled",
-                    "CONDA_EXTRA_SAFETY_CHECKS": "true",
-                    "CONDA_NUMBER_CHANNEL_NOTICES": "0",
-                },
-                keep_lock=True,
-            )
-        _require_conda_success(result)
+        result = self._create(packages, prefix, cache)
+        if self._error(result):
+            # conda never mends its cache. An edit in place of a hard link reaches it, and a kill leaves it half done.
+            blamed = [p for p in packages if os.path.join(cache, _stem(p)) in result.stdout]
+            if blamed:
+                forget(blamed, cache)
+                remove_tree(prefix)
+                result = self._create(packages, prefix, cache)
+        error = self._error(result)
+        if error:
+            raise _failure(error)
+        _require_installed(self.name, result, packages, prefix)
+
+    def _create(self, packages: t.Sequence[Package], prefix: str, cache: str) -> Result:
+        environment = {
+            "CONDA_PKGS_DIRS": cache,
+            "CONDA_REGISTER_ENVS": "false",
+            "CONDA_SAFETY_CHECKS": "enabled",
+            "CONDA_EXTRA_SAFETY_CHECKS": "true",
+            "CONDA_ALWAYS_SOFTLINK": "false",
+            "CONDA_NUMBER_CHANNEL_NOTICES": "0",
+        }
+        return _create(self._executable, packages, prefix, environment)
+
+    def _error(self, result: Result) -> str:
+        """What went wrong. conda may end with 0 all the same: no document on stdout may speak of an exception."""
+        for document in _json_documents(result.stdout):
+            failure = (document.get("errors") or [document])[0]
+            name = failure.get("exception_name") or document.get("exception_name")
+            if name:
+                # An exception that conda did not foresee has no message.
+                message = str(failure.get("message") or failure.get("error") or document.get("message", ""))
+                if name in ("CondaToSNonInteractiveError", "CondaToSRejectedError"):
+                    message = self._terms_of_service(message)
+                return f"conda: {name}: {' '.join(message.split())}"
+        return f"conda ended with {result.returncode}: {result.tail()}" if result.returncode != 0 else ""
+
+    def _terms_of_service(self, message: str) -> str:
+        """The way out. conda's own advice accepts them for one user, whose home no build looks into."""
+        channels = re.findall(r"^\s*- (\S+)$", message, re.MULTILINE)
+        options = "".join(f" --channel {channel}" for channel in channels)
+        return (
+            f"the terms of service of {', '.join(channels) or 'a channel'} are not accepted on this node: leave it out "
+            "of miniconda_channels, or accept them, if you may, as root with: "
+            f"{self._executable} tos accept --site --override-channels{options}"
+        )
+
+
+class MambaEngine:
+    """mamba or micromamba from 2.1 on, which are one program."""
+
+    def __init__(self, name: str, executable: str) -> None:
+        self.name = name
+        self._executable = executable
+
+    def install(self, packages: t.Sequence[Package], prefix: str, cache: str) -> None:
+        """See Engine."""
+        result = _create(
+            self._executable,
+            packages,
+            prefix,
+            {
+                "CONDA_PKGS_DIRS": cache,
+                "CONDA_SAFETY_CHECKS": "enabled",
+                "CONDA_EXTRA_SAFETY_CHECKS": "true",
+                "MAMBA_ALWAYS_SOFTLINK": "false",
+            },
+        )
+        if result.returncode != 0:
+            raise _failure(f"{self.name}: {_mamba_errors(result)}")
+        _require_installed(self.name, result, packages, prefix)
+
+
+def _create(executable: str, packages: t.Sequence[Package], prefix: str, environment: t.Mapping[str, str]) -> Result:
+    """Have conda or its kin make *prefix* out of an @EXPLICIT list."""
+    lines = ["@EXPLICIT"] + [f"{p.url}#{p.sha256 or p.md5}" for p in packages]
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as stream:
+        stream.write("\n".join(lines) + "\n")
+        stream.flush()
+        return run(
+            [executable, "create", "--yes", "--quiet", "--json", "--prefix", prefix, "--file", stream.name],
+            environment=environment,
+            keep_lock=True,
+        )
+
+
+def _require_installed(name: str, result: Result, packages: t.Iterable[Package], prefix: str) -> None:
+    """All of them may end with 0 and have made nothing: conda after "Exiting 1", mamba when it is interrupted."""
+    for package in packages:
+        if not os.path.exists(os.path.join(prefix, "conda-meta", package.record_name)):
+            said = f": {result.tail()}" if result.tail() else ""
+            raise CondaError(f"{name} ended with {result.returncode} and has not installed {package.label}{said}")
+
+
+#: Where each engine is in a base, in the order in which they are looked for.
+_PLACES = {
+    "rattler": "lib/python3.*/site-packages/rattler/__init__.py",
+    "conda": "bin/conda",
+    "mamba": "bin/mamba",
+    "micromamba": "bin/micromamba",
+}
+ENGINES = tuple(_PLACES)
 
 
 def select(wanted: str, base_prefix: str, option: str) -> Engine:
@@ -90,24 +176,23 @@ def select(wanted: str, base_prefix: str, option: str) -> Engine:
 
     :raises CondaError: it is not there; *option* names the variable that chooses it.
     """
-    python, conda = os.path.join(base_prefix, "bin/python"), os.path.join(base_prefix, "bin/conda")
-    found: dict[str, Engine] = {}
-    rattler = os.path.join(glob.escape(base_prefix), "lib/python3.*/site-packages/rattler/__init__.py")
-    if glob.glob(rattler) and os.path.exists(python):
-        found["rattler"] = RattlerEngine(python)
-    if os.path.exists(conda):
-        found["conda"] = CondaEngine(conda)
-    if wanted == "auto" and found:
-        return next(iter(found.values()))
-    if wanted not in found:
+    found = [name for name, place in _PLACES.items() if glob.glob(os.path.join(glob.escape(base_prefix), place))]
+    python = os.path.join(base_prefix, "bin/python")
+    if "rattler" in found and not os.path.exists(python):
+        found.remove("rattler")
+    name = found[0] if wanted == "auto" and found else wanted
+    if name not in found:
         has = f"has {', '.join(found)}" if found else "has none: install it with the role miniconda first"
         raise CondaError(f"{option}: the engine {wanted} is not in {base_prefix}, which {has}")
-    return found[wanted]
+    if name == "rattler":
+        return RattlerEngine(python)
+    executable = os.path.join(base_prefix, _PLACES[name])
+    return CondaEngine(executable) if name == "conda" else MambaEngine(name, executable)
 
 
 def _failure(text: str) -> CondaError:
     """What an engine said of its failure, with the one cause ahead that is not about the lock."""
-    full = any(words in text for words in ("No space left on device", "NoSpaceLeftError"))
+    full = any(words in text for words in ("No space left on device", "NoSpaceLeftError", "errno: 28"))
     return CondaError(f"the disk is full: {text}" if full else text)
 
 
@@ -121,16 +206,13 @@ def _one_line(text: str) -> str:
     return told or "rattler ended without a word"
 
 
-def _require_conda_success(result: Result) -> None:
-    """conda may end with 0 and have made nothing: no document that it printed may speak of an exception."""
-    for document in _json_documents(result.stdout):
-        failure = (document.get("errors") or [document])[0]
-        if failure.get("exception_name") or document.get("exception_name"):
-            name = failure.get("exception_name") or document["exception_name"]
-            message = failure.get("message") or document.get("message", "")
-            raise _failure(f"conda: {name}: {message}")
-    if result.returncode != 0:
-        raise _failure(f"conda ended with {result.returncode}: {result.tail()}")
+def _mamba_errors(result: Result) -> str:
+    """mamba's JSON does not tell what went wrong: it is in the lines on stderr that are marked as errors."""
+    marked = re.findall(r"^(?:error|critical) +libmamba +(.*(?:\n(?!\w+ +libmamba ).*)*)", result.stderr, re.MULTILINE)
+    return (
+        ": ".join(dict.fromkeys(" ".join(text.split()) for text in marked))
+        or f"ended with {result.returncode}: {result.tail()}"
+    )
 
 
 def _json_documents(text: str) -> list[dict[str, t.Any]]:
@@ -167,13 +249,17 @@ def require_archives(packages: t.Iterable[Package]) -> None:
 
 def forget(records: t.Iterable[Package | Record], cache: str) -> None:
     """Drop these packages from the package cache, for what is there cannot be trusted."""
-    for record in records:
-        stem = os.path.join(cache, f"{record.name}-{record.version}-{record.build}")
-        for path in glob.glob(f"{glob.escape(stem)}*"):
-            if os.path.isdir(path):
-                remove_tree(path)
-            else:
-                os.unlink(path)
+    stems = tuple(_stem(record) for record in records)
+    # mamba has a directory for each channel.
+    for directory, folders, files in os.walk(cache if stems else ""):
+        for name in [name for name in (*folders, *files) if name.startswith(stems)]:
+            remove_tree(os.path.join(directory, name))
+        folders[:] = [name for name in folders if not os.path.isdir(os.path.join(directory, name, "info"))]
+
+
+def _stem(package: Package | Record) -> str:
+    """How the names of its archive and its directory in a package cache begin."""
+    return f"{package.name}-{package.version}-{package.build}"
 
 
 def _write_history(prefix: str, packages: t.Sequence[Package], tool: str) -> None:

@@ -34,14 +34,24 @@ def replace_link(link: str, target: str) -> None:
     """
     if os.path.lexists(link) and not os.path.islink(link):
         raise CondaError(f"{link} exists and is no link of this collection: move it away, then run again")
-    parent = os.path.dirname(link)
-    # The same name each time, for callers hold the lock of exclusive(): what a killed run left is taken away here.
-    temporary = os.path.join(parent, f".{os.path.basename(link)}.new")
+    temporary = half_made(link)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     os.symlink(target, temporary)
-    os.replace(temporary, link)
-    sync_directory(parent)
+    try:
+        os.replace(temporary, link)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    sync_directory(os.path.dirname(link))
+
+
+def half_made(link: str) -> str:
+    """Where replace_link() makes *link* before it moves it.
+
+    The same place each time, for callers hold the lock of exclusive(): so what a killed run left there is found.
+    """
+    return os.path.join(os.path.dirname(link), f".{os.path.basename(link)}.new")
 
 
 def write_file(path: str, content: str, mode: int = 0o644) -> None:
@@ -49,7 +59,7 @@ def write_file(path: str, content: str, mode: int = 0o644) -> None:
     parent = os.path.dirname(path)
     descriptor, temporary = tempfile.mkstemp(dir=parent, prefix=f".{os.path.basename(path)}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
             stream.write(content)
             stream.flush()
             os.fchmod(stream.fileno(), mode)
@@ -115,25 +125,36 @@ def exclusive(path: str, timeout_seconds: float, option: str) -> t.Iterator[None
 
     :raises CondaError: another run still held it after *timeout_seconds*; *option* names that limit's variable.
     """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise CondaError(f"{path} cannot be opened: {error.strerror}") from error
+    try:
+        _acquire(descriptor, path, timeout_seconds, option)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: str, timeout_seconds: float, option: str) -> None:
+    """Wait for the lock on an open file, and write down whose it is."""
     deadline = time.monotonic() + timeout_seconds
-    with open(path, "a+", encoding="utf-8") as stream:
-        os.fchmod(stream.fileno(), 0o644)
-        os.set_inheritable(stream.fileno(), True)  # for processes.run(keep_lock=True); other children get no files
+    try:
+        os.fchmod(descriptor, 0o644)
+        os.set_inheritable(descriptor, True)  # for processes.run(keep_lock=True); other children get no files
         while True:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
                 if time.monotonic() >= deadline:
-                    stream.seek(0)
-                    holder = stream.read().strip() or "an unknown process"
+                    holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "an unknown process"
                     raise CondaError(
                         f"another run is changing this node ({holder} holds {path}) and did not end within "
                         f"{timeout_seconds:g} s: wait for it, or raise {option}"
                     ) from error
                 time.sleep(0.2)
-        stream.seek(0)
-        stream.truncate()
-        stream.write(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        stream.flush()
-        yield
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode(), 0)
+    except OSError as error:
+        raise CondaError(f"{path} cannot be locked: {error.strerror}") from error

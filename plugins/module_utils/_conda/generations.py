@@ -10,21 +10,23 @@ import contextlib
 import dataclasses
 import errno
 import glob
+import json
 import os
+import pwd
 import time
 import typing as t
 
-from . import construction, prefixes
+from . import construction, kernels, prefixes, wheels
 from .engines import Engine, forget, require_archives
 from .errors import CondaError
-from .files import remove_tree, replace_link
-from .locks import Lock, Package
+from .files import half_made, remove_tree, replace_link, sync_directory, write_file
+from .locks import Lock
 from .pinning import pin
 from .prefixes import Manifest
 from .problems import Problem
 from .processes import run
-from .records import Record, compare_files, compare_with_lock, read_records
-from .sealing import seal
+from .records import Record, compare_files, compare_with_lock, read_distributions, read_records
+from .sealing import Access, compare_variables, lock_identity, seal
 from .usage import in_use
 
 LEVELS = ("fast", "records", "full")
@@ -33,6 +35,7 @@ LAYOUT_OPTIONS = {
     "envs_dir": {"type": "path", "default": "/opt/envfleet/envs"},
     "generations_dir": {"type": "path", "default": "/opt/envfleet/generations"},
 }
+_LOCK = "conda-meta/envfleet.lock"  # not .json: conda takes every such file there for a package
 _MESSAGE = "Managed by envfleet.gpu_cluster: change the environment's lock file and run the site playbook."
 
 
@@ -82,6 +85,7 @@ class Environment:
     manifest: Manifest | None  #: of that prefix
     problems: tuple[Problem, ...]
     leftovers: tuple[str, ...]  #: prefixes that killed runs left unfinished
+    unused: tuple[str, ...] = ()  #: where there is no name: generations that no process uses
 
     def as_dict(self) -> dict[str, t.Any]:
         """For JSON."""
@@ -94,6 +98,7 @@ class Environment:
             "engine": self.manifest.engine if self.manifest else None,
             "problems": [problem.as_dict() for problem in self.problems],
             "leftovers": list(self.leftovers),
+            "unused": list(self.unused),
         }
 
 
@@ -102,7 +107,28 @@ def look(layout: Layout, name: str) -> Environment:
     link = layout.link(name)
     home = os.path.join(os.path.realpath(layout.generations_dir), name)
     target, manifest, problems = prefixes.behind(link, "generation", home)
-    return Environment(name, link, target, manifest, tuple(problems), tuple(layout.leftovers(name)))
+    if target and manifest:
+        try:
+            problems += Access.of(manifest.identity).compare(target)
+        except (CondaError, OSError) as error:
+            problems.append(Problem("manifest", target, str(error)))
+    leftovers = tuple(layout.leftovers(name))
+    if os.path.lexists(half_made(link)):
+        leftovers += (half_made(link),)
+    unused: tuple[str, ...] = ()
+    if not os.path.lexists(link):
+        finished = [path for path in layout.generations(name) if _finished(path) is not None and path not in leftovers]
+        unused = tuple(sorted(set(finished) - in_use(finished)))
+    return Environment(name, link, target, manifest, tuple(problems), leftovers, unused)
+
+
+def _finished(path: str) -> float | None:
+    """When the generation at *path* was finished, or None where none ever was."""
+    if os.path.islink(path):
+        return None
+    with contextlib.suppress(OSError):
+        return os.lstat(os.path.join(path, prefixes.LISTING)).st_mtime
+    return None
 
 
 def names(layout: Layout) -> list[str]:
@@ -121,25 +147,48 @@ def verify(environment: Environment, lock: Lock, level: str) -> list[Problem]:
     """
     if level == "fast" or environment.target is None or environment.manifest is None:
         return []
-    return _verify(environment.target, environment.manifest, lock, level)
+    return _verify_all(environment.target, environment.manifest, lock, level)
+
+
+def _verify_all(prefix: str, manifest: Manifest, lock: Lock, level: str) -> list[Problem]:
+    problems = _verify(prefix, manifest, lock, level)
+    if level != "fast" and lock_identity(manifest.identity) == lock.identity:
+        problems += compare_variables(prefix, lock)
+    return problems
 
 
 def _verify(prefix: str, manifest: Manifest, lock: Lock, level: str) -> list[Problem]:
     if level == "fast":
         return []
     records, problems = read_records(prefix)
-    if manifest.identity == lock.identity:
-        problems += compare_with_lock(records, lock)
+    distributions, unreadable = read_distributions(prefix, records)
+    if lock_identity(manifest.identity) == lock.identity:
+        problems += compare_with_lock(records, lock, distributions)
+        # Of what somebody has installed by hand, there is nothing to tell but that.
+        names = {wheel.name for wheel in lock.wheels}
+        distributions = [distribution for distribution in distributions if distribution.name in names]
+    directories = tuple(f"{distribution.directory}/" for distribution in distributions)
+    problems += [problem for problem in unreadable if problem.subject.startswith(directories)]
     if level == "full":
-        problems += compare_files(prefix, records)
+        problems += compare_files(prefix, [*records, *distributions])
     return problems
 
 
 def lock_of(layout: Layout, name: str, generation: str, platform: str) -> Lock:
-    """The lock that a generation of environment *name* was made from.
+    """The lock that a generation of environment *name* was made from; *generation* is as for find().
 
-    :param generation: its identifier, or "previous" for the youngest that was made from another lock than the live one.
-    :raises CondaError: there is none, or its records are not those that it was made with.
+    :raises CondaError: there is none, or it does not tell what it was made from.
+    """
+    path, identity = find(layout, name, generation)
+    return _lock_of(path, lock_identity(identity), platform)
+
+
+def find(layout: Layout, name: str, generation: str) -> tuple[str, str]:
+    """The path and the identity of a finished generation of environment *name*.
+
+    :param generation: its identifier, or "previous" for the youngest that was made from something else than the live
+        one.
+    :raises CondaError: there is none.
     """
     finished = []
     for path in layout.generations(name):
@@ -151,22 +200,21 @@ def lock_of(layout: Layout, name: str, generation: str, platform: str) -> Lock:
     live_identity = next((identity for _made, path, identity in finished if os.path.realpath(path) == live), None)
     for _made, path, identity in reversed(finished):
         if generation == os.path.basename(path) or (generation == "previous" and identity != live_identity):
-            return _lock_of(path, identity, platform)
+            return path, identity
     there = ", ".join(os.path.basename(path) for _made, path, _identity in finished) or "none"
     raise CondaError(f"{name} has no generation {generation} on this node: there is {there}")
 
 
 def _lock_of(prefix: str, identity: str, platform: str) -> Lock:
-    records, _problems = read_records(prefix)
-    exact = Lock(
-        platform, tuple(Package(r.name, r.version, r.build, r.subdir, r.url, r.sha256, r.md5) for r in records)
-    )
-    # A lock may have had nothing but md5 sums, while a record has both.
-    by_md5 = Lock(platform, tuple(dataclasses.replace(package, sha256="") for package in exact.packages))
-    for lock in (exact, by_md5):
-        if lock.identity == identity:
+    path = os.path.join(prefix, _LOCK)
+    try:
+        with open(path, encoding="utf-8") as stream:
+            lock = Lock.from_dict(json.load(stream))
+        if lock.identity == identity and lock.platform == platform:
             return lock
-    raise CondaError(f"{prefix} is damaged: its records are not those of the lock that it was made from")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CondaError(f"{prefix} is damaged: the lock that it was made from cannot be read: {error}") from error
+    raise CondaError(f"{prefix} is damaged: {path} is not the lock that it was made from")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,23 +230,38 @@ class Plan:
     """What has to be done for an environment: nothing, a switch to a generation that is there, or a build before it."""
 
     environment: Environment
-    lock: Lock
-    generation: str
+    lock: Lock  #: without packages where there is to be no such environment
+    generation: str  #: what the name leads to in the end; empty: there is no name then
     build: bool
     switch: bool
     retired: tuple[str, ...] = ()  #: generations that the name leaves behind for good
+    kept: tuple[str, ...] = ()  #: those that go later, because a process uses them
+    access: Access = dataclasses.field(default_factory=Access)
+    kernelspec: kernels.Kernelspec | None = None  #: what is there, if it must be written or removed
+    kernel: str = ""  #: the text that it gets, or nothing where it goes
 
     def __bool__(self) -> bool:
-        return self.build or self.switch or bool(self.environment.leftovers)
+        return bool(self.build or self.switch or self.retired or self.kernelspec or self.environment.leftovers)
+
+    @property
+    def identity(self) -> str:
+        """What tells generations apart: the lock's identity, and who may use them where that is not everybody."""
+        return f"{self.lock.identity}{self.access.suffix}"
 
     def actions(self) -> list[str]:
         """The steps, in order, in the words of the domain."""
-        name = self.environment.name
-        steps = [f"remove unfinished generation {path} of {name}" for path in self.environment.leftovers]
+        name, link = self.environment.name, self.environment.link
+        half_link = half_made(link)
+        steps = [
+            f"remove unfinished {'link' if path == half_link else 'generation'} {path} of {name}"
+            for path in self.environment.leftovers
+        ]
         if self.build:
             steps.append(f"build generation {self.generation} of {name} with {len(self.lock.packages)} packages")
         if self.switch:
-            steps.append(f"point {self.environment.link} to {self.generation}")
+            steps.append(f"point {link} to {self.generation}" if self.generation else f"remove {link}")
+        if self.kernelspec:
+            steps.append(f"{'write' if self.kernel else 'remove'} kernelspec {self.kernelspec.path}")
         return steps + [f"remove old generation {path} of {name}" for path in self.retired]
 
 
@@ -209,31 +272,60 @@ def plan(
     problems: t.Sequence[Problem],
     level: str,
     retention: Retention,
+    access: Access | None = None,
 ) -> Plan:
-    """Decide what brings *environment* to *lock*, when *problems* are all that is wrong with it at *level*.
+    """Decide what brings *environment* to *lock*, when *problems* are all that is to be mended of it at *level*.
+
+    :param access: who may use it; None: all.
+    :raises CondaError: the place of its name is taken by something else than a link.
+    """
+    _require_place(environment)
+    access = access or Access()
+    identity = f"{lock.identity}{access.suffix}"
+    live = environment.target
+    if live and environment.manifest and environment.manifest.identity == identity and not problems:
+        return Plan(environment, lock, live, build=False, switch=False, access=access)
+    ready = _ready(layout, environment, lock, identity, level)
+    path = ready or layout.new_generation(environment.name, lock.identity, environment.leftovers)
+    retired = _retired(layout, environment, path, retention)
+    return Plan(environment, lock, path, build=ready is None, switch=True, retired=retired, access=access)
+
+
+def plan_removal(layout: Layout, environment: Environment) -> Plan:
+    """Decide what takes *environment* away: its name, and each generation that no process uses.
 
     :raises CondaError: the place of its name is taken by something else than a link.
     """
+    _require_place(environment)
+    there = [path for path in layout.generations(environment.name) if path not in environment.leftovers]
+    there = [path for path in there if _finished(path) is not None or os.path.realpath(path) == environment.target]
+    used = in_use(there)
+    return Plan(
+        environment,
+        Lock("", ()),
+        "",
+        build=False,
+        switch=os.path.islink(environment.link),
+        retired=tuple(path for path in there if path not in used),
+        kept=tuple(path for path in there if path in used),
+    )
+
+
+def _require_place(environment: Environment) -> None:
     if os.path.lexists(environment.link) and not os.path.islink(environment.link):
         raise CondaError(f"{environment.link} exists and is no link of this collection: move it away, then run again")
-    live = environment.target
-    if live and environment.manifest and environment.manifest.identity == lock.identity and not problems:
-        return Plan(environment, lock, live, build=False, switch=False)
-    ready = _ready(layout, environment, lock, level)
-    path = ready or layout.new_generation(environment.name, lock.identity, environment.leftovers)
-    retired = _retired(layout, environment, path, retention)
-    return Plan(environment, lock, path, build=ready is None, switch=True, retired=retired)
 
 
-def _ready(layout: Layout, environment: Environment, lock: Lock, level: str) -> str | None:
-    """A sound generation of *lock* that the name does not lead to, if there is one."""
+def _ready(layout: Layout, environment: Environment, lock: Lock, identity: str, level: str) -> str | None:
+    """A sound generation of *identity*, made from *lock*, that the name does not lead to, if there is one."""
     for path in layout.generations(environment.name):
         if os.path.realpath(path) == environment.target or path in environment.leftovers:
             continue
         manifest = prefixes.read_manifest(path)
-        if not manifest or manifest.identity != lock.identity:
+        if not manifest or manifest.identity != identity:
             continue
-        if not prefixes.check(path, manifest) and not _verify(path, manifest, lock, level):
+        damaged = prefixes.check(path, manifest) or Access.of(identity).compare(path)
+        if not damaged and not _verify_all(path, manifest, lock, level):
             return path
     return None
 
@@ -244,12 +336,12 @@ def _retired(layout: Layout, environment: Environment, next_live: str, retention
     for path in layout.generations(environment.name):
         if path == next_live or path in environment.leftovers:
             continue
-        was_finished = os.path.lexists(os.path.join(path, prefixes.LISTING))
-        if was_finished and not os.path.islink(path):
+        made = _finished(path)
+        if made is not None:
             live = os.path.realpath(path) == environment.target
             sound = prefixes.read_manifest(path) is not None and not (live and environment.problems)
             # What the name leads to now is the first way back.
-            others.append((sound, live, os.lstat(os.path.join(path, prefixes.LISTING)).st_mtime, path))
+            others.append((sound, live, made, path))
     others.sort(reverse=True)
     youngest = time.time() - retention.min_age_seconds
     spare = [
@@ -269,10 +361,34 @@ class SmokeTest:
     user: str
     timeout_seconds: float
 
+    def groups(self, access: Access) -> list[int]:
+        """The groups that its user needs besides its own to use a generation with *access*.
 
-def apply(todo: Plan, engine: Engine | None, cache: str, smoke_test: SmokeTest) -> None:
+        :raises CondaError: there is no such user, or no group would let it in.
+        """
+        if not self.argv or os.geteuid() != 0:
+            return []
+        try:
+            uid = pwd.getpwnam(self.user).pw_uid
+        except KeyError:
+            raise CondaError(f"smoke_test_user: there is no user {self.user} to run the smoke test as") from None
+        owner, group = access.accounts()
+        if uid in (0, owner) or access.lets_in("others"):
+            return []
+        if access.lets_in("group"):
+            return [group]
+        raise CondaError(
+            f"smoke_test_user: {self.user} could not use the environment, which mode and umask leave to its owner: "
+            "name the owner here, or let the group in"
+        )
+
+
+def apply(
+    todo: Plan, engine: Engine | None, cache: str, smoke_test: SmokeTest, sources: wheels.Sources | None = None
+) -> None:
     """Do what *todo* says. The caller holds the lock of the layout.
 
+    :param sources: where wheels come from; None: from the URLs in the lock.
     :raises CondaError: it could not be done; the name is as it was, and an unfinished generation is gone.
     """
     for path in todo.environment.leftovers:
@@ -281,23 +397,38 @@ def apply(todo: Plan, engine: Engine | None, cache: str, smoke_test: SmokeTest) 
         if engine is None:
             raise AssertionError("a build needs an engine")
         try:
-            _build(todo, engine, cache, smoke_test)
+            _build(todo, engine, cache, smoke_test, sources)
         except BaseException as error:
-            construction.discard(todo.generation)
+            with contextlib.suppress(OSError):  # marked as it is, the next run finds it
+                construction.discard(todo.generation)
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise CondaError(f"the disk is full: {error.filename or todo.generation}") from error
             raise
-    elif todo.switch:
+    elif todo.switch and todo.generation:
         # It suited once, but the node or the test may have changed.
-        _smoke(todo.generation, smoke_test)
+        _smoke(todo, smoke_test)
     if todo.switch:
-        replace_link(todo.environment.link, todo.generation)
+        if todo.generation:
+            replace_link(todo.environment.link, todo.generation)
+        else:
+            os.unlink(todo.environment.link)
+            sync_directory(os.path.dirname(todo.environment.link))
+    if todo.kernelspec:
+        kernels.change(todo.kernelspec, todo.kernel)
     # A job may have begun in one of them while the new generation was built.
     for path in sorted(set(todo.retired) - in_use(todo.retired)):
         construction.discard(path)
+    if not todo.generation:
+        for home in {os.path.dirname(path) for path in (*todo.retired, *todo.environment.leftovers)} - {
+            os.path.dirname(todo.environment.link)
+        }:
+            with contextlib.suppress(OSError):  # a generation stays, or somebody has put something there
+                os.rmdir(home)
 
 
-def _build(todo: Plan, engine: Engine, cache: str, smoke_test: SmokeTest) -> None:
+def _build(
+    todo: Plan, engine: Engine, cache: str, smoke_test: SmokeTest, sources: wheels.Sources | None = None
+) -> None:
     prefix, lock = todo.generation, todo.lock
     os.makedirs(os.path.dirname(prefix), mode=0o755, exist_ok=True)
     construction.begin(prefix)
@@ -312,36 +443,39 @@ def _build(todo: Plan, engine: Engine, cache: str, smoke_test: SmokeTest) -> Non
         damaged = _damaged(prefix, lock)
         if damaged:
             raise CondaError(f"{damaged[0].label} is damaged in its own archive: its files are not what its list says")
+    wheels.install(lock, prefix, cache, sources or wheels.Sources())
+    write_file(os.path.join(prefix, _LOCK), json.dumps(lock.as_dict(), sort_keys=True) + "\n")
     pin(prefix)
-    seal(prefix, _MESSAGE)
-    _smoke(prefix, smoke_test)
-    prefixes.finish(prefix, lock.identity, engine.name)
+    seal(prefix, _MESSAGE, lock.variables, todo.access)
+    _smoke(todo, smoke_test)
+    prefixes.finish(prefix, todo.identity, engine.name)
     construction.end(prefix)
 
 
 def _damaged(prefix: str, lock: Lock) -> list[Record]:
-    """The packages whose files are not what they must be.
+    """The conda packages whose files are not what they must be.
 
     :raises CondaError: the packages are not those of the lock.
     """
     records, problems = read_records(prefix)
-    problems += compare_with_lock(records, lock)
+    problems += compare_with_lock(records, dataclasses.replace(lock, wheels=()))
     if problems:
         raise CondaError(f"the engine did not install the lock: {problems[0].subject}: {problems[0].detail}")
     return [record for record in records if compare_files(prefix, [record])]
 
 
-def _smoke(prefix: str, smoke_test: SmokeTest) -> None:
+def _smoke(todo: Plan, smoke_test: SmokeTest) -> None:
     if not smoke_test.argv:
         return
-    path = os.path.join(prefix, "bin")
+    path = os.path.join(todo.generation, "bin")
     command = os.path.join(path, smoke_test.argv[0])
     argv = [command if os.path.exists(command) else smoke_test.argv[0], *smoke_test.argv[1:]]
     result = run(
         argv,
-        environment={"CONDA_PREFIX": prefix},
+        environment={**dict(todo.lock.variables), "CONDA_PREFIX": todo.generation},
         path=path,
         user=smoke_test.user if os.geteuid() == 0 else "",
+        groups=smoke_test.groups(todo.access),
         timeout_seconds=smoke_test.timeout_seconds,
     )
     if result.returncode != 0:

@@ -17,7 +17,6 @@ import json
 import os
 import stat
 import time
-import typing as t
 
 from .errors import CondaError
 from .explain import explain
@@ -28,6 +27,8 @@ from .problems import Problem
 MANIFEST = "conda-meta/envfleet.manifest"
 LISTING = "conda-meta/envfleet.files"
 FORMAT = 1
+# They are written last, and cannot tell of themselves.
+_OWN = tuple(f"{os.path.basename(path)}\0" for path in (MANIFEST, LISTING))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,40 +41,71 @@ class Manifest:
     engine: str  #: who installed it
 
 
-def scan(prefix: str) -> dict[str, str]:
-    """Everything in *prefix*, by relative path: kind, mode, owner, and for what is no directory size and time."""
-    entries: dict[str, str] = {}
-    pending = [""]
-    while pending:
-        directory = pending.pop()
-        with os.scandir(os.path.join(prefix, directory)) as found:
-            for entry in found:
-                path = f"{directory}{entry.name}"
-                info = entry.stat(follow_symlinks=False)
-                line = f"{stat.S_IFMT(info.st_mode):o} {stat.S_IMODE(info.st_mode):o} {info.st_uid} {info.st_gid}"
-                if stat.S_ISDIR(info.st_mode):
-                    pending.append(f"{path}/")
-                elif path in (MANIFEST, LISTING):
-                    continue
-                else:
-                    line += f" {info.st_size} {info.st_mtime_ns}"
-                entries[path] = line
+def listing_of(prefix: str) -> str:
+    """Everything in *prefix*, directory by directory: mode, owner, and for what is no directory size and time.
+
+    Each entry is NAME NUL MODE UID GID [SIZE TIME] NUL, sorted by name in its directory. The path of a directory
+    comes before its entries, with nothing between the NULs.
+    """
+    parts: list[str] = []
+    top = os.open(prefix, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _list(top, "", parts)
+    finally:
+        os.close(top)
+    return "".join(parts)
+
+
+def _list(descriptor: int, directory: str, parts: list[str]) -> None:
+    # The cost of the usual run is here: a descriptor spares the kernel the path, and a directory is sorted by itself.
+    rows, folders = [], []
+    with os.scandir(descriptor) as found:
+        for entry in found:
+            info = entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(info.st_mode):
+                folders.append(entry.name)
+                rows.append(f"{entry.name}\0{info.st_mode:o} {info.st_uid} {info.st_gid}\0")
+            else:
+                rows.append(
+                    f"{entry.name}\0{info.st_mode:o} {info.st_uid} {info.st_gid} {info.st_size} {info.st_mtime_ns}\0"
+                )
+    rows.sort()
+    if directory == "conda-meta/":
+        rows = [row for row in rows if not row.startswith(_OWN)]
+    parts += (directory, "\0\0", *rows)
+    for name in sorted(folders):
+        inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+        try:
+            _list(inner, f"{directory}{name}/", parts)
+        finally:
+            os.close(inner)
+
+
+def entries_of(listing: str) -> dict[str, str]:
+    """The lines of a listing by relative path."""
+    fields = listing.split("\0")
+    entries, directory = {}, ""
+    for name, line in zip(fields[::2], fields[1::2]):
+        if line:
+            entries[f"{directory}{name}"] = line
+        else:
+            directory = name
     return entries
 
 
-def listing_text(entries: t.Mapping[str, str]) -> str:
-    """The listing as it is kept and fingerprinted."""
-    return "".join(f"{line}\t{json.dumps(path)}\n" for path, line in sorted(entries.items()))
+def scan(prefix: str) -> dict[str, str]:
+    """The lines of the listing of *prefix* by relative path."""
+    return entries_of(listing_of(prefix))
 
 
-def fingerprint(text: str) -> str:
+def fingerprint(listing: str) -> str:
     """The fingerprint of a listing."""
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def finish(prefix: str, identity: str, engine: str) -> Manifest:
     """Declare *prefix* finished: nothing in it may change from now on."""
-    text = listing_text(scan(prefix))
+    text = listing_of(prefix)
     manifest = Manifest(
         identity=identity,
         fingerprint=fingerprint(text),
@@ -102,14 +134,14 @@ def read_manifest(prefix: str) -> Manifest | None:
 
 def check(prefix: str, manifest: Manifest) -> list[Problem]:
     """What is different in *prefix* since it was finished: an empty list, after one walk, where nothing is."""
-    entries = scan(prefix)
-    if fingerprint(listing_text(entries)) == manifest.fingerprint:
+    listing = listing_of(prefix)
+    if fingerprint(listing) == manifest.fingerprint:
         return []
     try:
         recorded = read_listing(prefix, manifest)
     except CondaError as error:
         return [Problem("manifest", LISTING, str(error))]
-    return explain(prefix, recorded, entries)
+    return explain(prefix, recorded, entries_of(listing))
 
 
 def behind(link: str, kind: str, home: str = "") -> tuple[str | None, Manifest | None, list[Problem]]:
@@ -142,14 +174,10 @@ def read_listing(prefix: str, manifest: Manifest) -> dict[str, str]:
     :raises CondaError: it is gone, or not the one the manifest was made with.
     """
     try:
-        with open(os.path.join(prefix, LISTING), encoding="utf-8") as stream:
+        with open(os.path.join(prefix, LISTING), encoding="utf-8", errors="surrogateescape", newline="") as stream:
             text = stream.read()
     except (OSError, ValueError) as error:
         raise CondaError(f"the listing of what was installed cannot be read: {error}") from error
     if fingerprint(text) != manifest.fingerprint:
         raise CondaError("the listing of what was installed was changed")
-    entries = {}
-    for row in text.splitlines():
-        line, _tab, path = row.partition("\t")
-        entries[json.loads(path)] = line
-    return entries
+    return entries_of(text)

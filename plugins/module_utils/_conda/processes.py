@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -18,6 +20,7 @@ from .errors import CondaError
 
 # What a site sets to reach its network, and nothing that could steer conda, pip or Python.
 _KEPT = ("http_proxy", "https_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir", "requests_ca_bundle")
+_HOME = re.compile(r"envfleet-(?P<namespace>\d+)-(?P<pid>\d+)-\w+")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -40,18 +43,20 @@ def run(
     environment: t.Mapping[str, str] | None = None,
     path: str = "",
     user: str = "",
+    groups: t.Sequence[int] = (),
     timeout_seconds: float | None = None,
     keep_lock: bool = False,
 ) -> Result:
     """Run *argv* with an empty home that is removed afterwards.
 
     :param path: a directory to find commands in first.
-    :param user: who runs it, without further groups; an empty string: who runs this. Needs root.
+    :param user: who runs it; an empty string: who runs this. Needs root.
+    :param groups: the groups that *user* has then besides its own.
     :param keep_lock: let the child hold the lock of files.exclusive() too, so that nobody else begins to work on the
         same tree while an orphan of a killed run still writes.
     :raises CondaError: it cannot be started, or runs past *timeout_seconds*.
     """
-    with tempfile.TemporaryDirectory(prefix="envfleet-") as home:
+    with _home() as home:
         account: dict[str, t.Any] = {}
         if user:
             try:
@@ -59,7 +64,7 @@ def run(
             except KeyError as error:
                 raise CondaError(f"there is no user {user} to run {argv[0]} as") from error
             os.chown(home, entry.pw_uid, entry.pw_gid)
-            account = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+            account = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": list(groups)}
         variables = {name: value for name, value in os.environ.items() if name.lower() in _KEPT}
         variables.update(HOME=home, TMPDIR=home, LC_ALL="C.UTF-8", PYTHONNOUSERSITE="1")
         variables["PATH"] = f"{path}:{_PATH}".lstrip(":")
@@ -90,6 +95,23 @@ def run(
         except OSError as error:
             raise CondaError(f"{argv[0]} cannot be run: {error}") from error
     return Result(process.returncode, stdout, stderr)
+
+
+@contextlib.contextmanager
+def _home() -> t.Iterator[str]:
+    """An empty directory, while the body runs. Those of runs that were killed go before."""
+    for name in os.listdir(tempfile.gettempdir()):
+        match = _HOME.fullmatch(name)
+        # The processes of another container may not be seen from here.
+        if match and match["namespace"] == _namespace() and not os.path.exists(f"/proc/{match['pid']}"):
+            shutil.rmtree(os.path.join(tempfile.gettempdir(), name), ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"envfleet-{_namespace()}-{os.getpid()}-") as home:
+        yield home
+
+
+def _namespace() -> str:
+    """The number of what this process's number belongs to."""
+    return str(os.stat("/proc/self/ns/pid").st_ino)
 
 
 def _kill(process: subprocess.Popen[str], with_group: bool) -> None:

@@ -6,14 +6,20 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import csv
 import dataclasses
+import email.parser
+import glob
 import hashlib
 import json
 import os
+import posixpath
 import typing as t
 
 from .errors import CondaError
-from .locks import Lock
+from .locks import Lock, comparable, normalized
 from .problems import Problem
 
 
@@ -30,6 +36,8 @@ class Record:
     md5: str
     files: tuple[str, ...]
     sums: t.Mapping[str, str]  #: sha256 of each regular file as it must be in this prefix, by path; not of byte code
+    depends: tuple[str, ...] = ()  #: match specs of what it needs
+    requested: tuple[str, ...] = ()  #: match specs of what people asked for, where that led to this package
 
     @property
     def label(self) -> str:
@@ -75,13 +83,124 @@ def _record(content: t.Mapping[str, t.Any]) -> Record:
         name=str(content["name"]),
         version=str(content["version"]),
         build=str(content["build"]),
-        subdir=content.get("subdir", ""),
-        url=content.get("url", ""),
+        subdir=str(content.get("subdir") or ""),
+        url=str(content.get("url") or ""),
         sha256=content.get("sha256") or "",
         md5=content.get("md5") or "",
         files=tuple(str(path) for path in content.get("files", ())),
         sums=sums,
+        depends=tuple(str(spec) for spec in content.get("depends") or ()),
+        # The old spelling has one, and "None" for none.
+        requested=tuple(
+            map(str, content.get("requested_specs") or {content.get("requested_spec")} - {None, "None", ""})
+        ),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Distribution:
+    """One *.dist-info that no conda package has: what pip, uv and their like put into the prefix."""
+
+    name: str  #: normalized
+    version: str
+    installer: str  #: the tool that says it put it there, empty where none does
+    directory: str  #: the dist-info directory, as a path in the prefix
+    files: tuple[str, ...]  #: as paths in the prefix; what lies outside of it begins with .. or /
+    sums: t.Mapping[str, str]  #: sha256 of the files that RECORD tells one of, by path; not of byte code
+    direct_url: t.Mapping[str, t.Any] | None = None  #: where it is from when not from an index, as PEP 610 writes it
+
+    @property
+    def label(self) -> str:
+        """Name, version and where it is from, as people write them."""
+        return f"{self.name} {self.version} pypi"
+
+    @property
+    def editable(self) -> bool:
+        """Does it only point to sources elsewhere?"""
+        place = (self.direct_url or {}).get("dir_info")
+        return isinstance(place, dict) and place.get("editable") is True
+
+
+def read_distributions(
+    prefix: str, records: t.Sequence[Record] | None = None
+) -> tuple[list[Distribution], list[Problem]]:
+    """All Python distributions of *prefix* that no conda package has, and a problem for each file that is unreadable.
+
+    :param records: those of *prefix*, where they have been read already.
+    """
+    if records is None:
+        records = read_records(prefix)[0]
+    owned = {directory_of(path) for record in records for path in record.files if ".dist-info/" in path}
+    distributions, problems = [], []
+    for path in sorted(glob.glob(os.path.join(glob.escape(prefix), "lib/python3.*/site-packages/*.dist-info"))):
+        directory = os.path.relpath(path, prefix)
+        library = os.path.join(prefix, *directory.split("/")[:2])
+        # A package may add a link to the library under another name.
+        if directory not in owned and os.path.isdir(path) and not os.path.islink(library):
+            distribution, unreadable = read_distribution(prefix, directory)
+            distributions.append(distribution)
+            problems += unreadable
+    return distributions, problems
+
+
+def directory_of(path: str) -> str:
+    """The dist-info directory that *path* is in."""
+    return path[: path.index(".dist-info/") + len(".dist-info")]
+
+
+def read_distribution(prefix: str, directory: str) -> tuple[Distribution, list[Problem]]:
+    """What the dist-info *directory* in *prefix* says, as far as it can be read, and a problem for what cannot."""
+    problems = []
+    texts = {}
+    for file_name in ("METADATA", "RECORD", "INSTALLER", "direct_url.json"):
+        path = f"{directory}/{file_name}"
+        try:
+            with open(os.path.join(prefix, path), encoding="utf-8", errors="surrogateescape", newline="") as stream:
+                texts[file_name] = stream.read()
+        except FileNotFoundError:
+            if file_name in ("METADATA", "RECORD"):
+                problems.append(Problem("record", path, "is missing"))
+        except OSError as error:
+            problems.append(Problem("record", path, f"cannot be read: {error.strerror}"))
+    stem = posixpath.basename(directory)[: -len(".dist-info")]
+    metadata = email.parser.HeaderParser().parsestr(texts.get("METADATA", ""))
+    name = str(metadata["Name"] or stem.partition("-")[0])
+    version = str(metadata["Version"] or stem.partition("-")[2])
+    files: list[str] = []
+    sums: dict[str, str] = {}
+    try:
+        for row in csv.reader(texts.get("RECORD", "").splitlines()):
+            if row and row[0]:
+                path = posixpath.normpath(posixpath.join(posixpath.dirname(directory), row[0]))
+                files.append(path)
+                inside = not path.startswith(("/", "../"))
+                if inside and len(row) > 1 and row[1].startswith("sha256=") and not is_cached_bytecode(path):
+                    sums[path] = _hexadecimal(row[1][len("sha256=") :])
+    except (csv.Error, ValueError) as error:
+        problems.append(Problem("record", f"{directory}/RECORD", f"cannot be read: {error}"))
+    direct_url = None
+    if "direct_url.json" in texts:
+        try:
+            direct_url = json.loads(texts["direct_url.json"])
+            if not isinstance(direct_url, dict):
+                raise ValueError("it is no mapping")
+        except (ValueError, RecursionError) as error:
+            direct_url = None
+            problems.append(Problem("record", f"{directory}/direct_url.json", f"cannot be read: {error}"))
+    installer = texts.get("INSTALLER", "").strip()
+    found = Distribution(normalized(name), version, installer, directory, tuple(files), sums, direct_url)
+    return found, problems
+
+
+def _hexadecimal(digest: str) -> str:
+    """The digits of a sum that RECORD has in URL-safe base64 without padding.
+
+    :raises ValueError: it is none.
+    """
+    try:
+        return base64.b64decode(f"{digest}=", altchars=b"-_", validate=True).hex()
+    except binascii.Error as error:
+        raise ValueError(f"{digest!r} is no sha256") from error
 
 
 def is_cached_bytecode(path: str) -> bool:
@@ -89,8 +208,10 @@ def is_cached_bytecode(path: str) -> bool:
     return "__pycache__" in path.split("/")
 
 
-def compare_with_lock(records: t.Sequence[Record], lock: Lock) -> list[Problem]:
-    """What is missing, foreign or different when *records* must be just what *lock* says."""
+def compare_with_lock(
+    records: t.Sequence[Record], lock: Lock, distributions: t.Sequence[Distribution] = ()
+) -> list[Problem]:
+    """What is missing, foreign or different when *records* and *distributions* must be just what *lock* says."""
     installed: dict[str, Record] = {}
     problems = []
     for record in records:
@@ -108,18 +229,50 @@ def compare_with_lock(records: t.Sequence[Record], lock: Lock) -> list[Problem]:
         elif (package.sha256 and package.sha256 != found.sha256) or (not package.sha256 and package.md5 != found.md5):
             problems.append(Problem("changed", package.name, f"{package.label} was made from another archive"))
     problems += [Problem("foreign", name, f"{record.label} is not in the lock") for name, record in installed.items()]
-    return problems
+    return problems + _compare_wheels(distributions, lock)
 
 
-def compare_files(prefix: str, records: t.Sequence[Record]) -> list[Problem]:
-    """Every file of every record against its recorded sha256; reads the whole prefix."""
+def _compare_wheels(distributions: t.Sequence[Distribution], lock: Lock) -> list[Problem]:
+    installed: dict[str, Distribution] = {}
     problems = []
-    for record in records:
-        for path in record.files:
+    for distribution in distributions:
+        name = distribution.name
+        if name in installed:
+            problems.append(Problem("foreign", name, f"{distribution.label} is there beside {installed[name].label}"))
+        installed[name] = distribution
+    for wheel in lock.wheels:
+        found = installed.pop(wheel.name, None)
+        if found is None:
+            problems.append(Problem("missing", wheel.name, f"{wheel.label} is not installed"))
+        elif comparable(found.version) != comparable(wheel.version):
+            problems.append(Problem("changed", wheel.name, f"expected {wheel.label}, found {found.label}"))
+        elif found.direct_url is not None:
+            # What this collection installs is found by name: another hand has put this one there.
+            origin = found.direct_url.get("url")
+            problems.append(Problem("changed", wheel.name, f"{wheel.label} was installed by hand from {origin}"))
+    return problems + [
+        Problem("foreign", name, f"{found.label} is not in the lock") for name, found in installed.items()
+    ]
+
+
+def compare_files(prefix: str, owners: t.Sequence[Record | Distribution]) -> list[Problem]:
+    """Every file of every record and distribution against its recorded sha256; reads the whole prefix.
+
+    Where distributions have a file in common, pip leaves that of the last one, and either is right.
+    """
+    shared: dict[str, set[str]] = {}
+    for owner in owners:
+        for path, digest in owner.sums.items() if isinstance(owner, Distribution) else ():
+            shared.setdefault(path, set()).add(digest)
+    problems = []
+    for owner in owners:
+        for path in owner.files:
             if not os.path.lexists(os.path.join(prefix, path)):
-                problems.append(Problem("missing", path, f"file of {record.label} is missing"))
-            elif path in record.sums and sha256_of(os.path.join(prefix, path)) != record.sums[path]:
-                problems.append(Problem("changed", path, f"file of {record.label} has other content"))
+                problems.append(Problem("missing", path, f"file of {owner.label} is missing"))
+            elif path in owner.sums:
+                found = sha256_of(os.path.join(prefix, path))
+                if found != owner.sums[path] and found not in shared.get(path, ()):
+                    problems.append(Problem("changed", path, f"file of {owner.label} has other content"))
     return problems
 
 

@@ -6,21 +6,152 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
+import grp
 import json
 import os
+import pwd
+import re
 import stat
+import typing as t
 
+from .errors import CondaError
 from .files import write_file
+from .locks import Lock
 from .prefixes import scan
+from .problems import Problem
 from .processes import run
 
+_STATE = "conda-meta/state"
+_DIGITS = re.compile(r"0[0-7]{3}")
+_ACCESS = re.compile(r"(?:@(?P<owner>.*):(?P<group>.*) (?P<mode>0[0-7]{3}) (?P<umask>0[0-7]{3}))?")
 
-def seal(prefix: str, message: str) -> None:
-    """Make *prefix* complete, readable by all and writable by its owner alone, who is refused with *message*."""
+
+@dataclasses.dataclass(frozen=True)
+class Access:
+    """Who may use a generation, and whose it is. Nobody but its owner can ever write to it."""
+
+    owner: str = ""  #: a user of the node; empty: who installs
+    group: str = ""  #: a group of the node; empty: that of who installs
+    mode: str = ""  #: of the top directory, as four octal digits; empty: what the umask leaves
+    umask: str = "0022"  #: what is taken from the modes of all files, as four octal digits
+
+    def __post_init__(self) -> None:
+        """Refuse what would let others than the owner write.
+
+        :raises CondaError: naming the option at fault.
+        """
+        for option, account in (("owner", self.owner), ("group", self.group)):
+            if re.search(r"[\s:@]", account):
+                raise CondaError(f"{option}: {account!r} is no name of an account")
+        for option, value in (("umask", self.umask), ("mode", self.mode or "0755")):
+            if not _DIGITS.fullmatch(value):
+                raise CondaError(f'{option}: {value!r} is no mode: write four octal digits in quotes, as "0750"')
+        if int(self.umask, 8) & 0o722 != 0o022:
+            raise CondaError(f"umask: {self.umask} must take the right to write from group and others, as 0022 or 0027")
+        if self.top & 0o722 != 0o700:
+            raise CondaError(f"mode: {self.mode} must let the owner do everything and others change nothing, as 0750")
+
+    @property
+    def top(self) -> int:
+        """The mode of the top directory."""
+        return int(self.mode, 8) if self.mode else 0o755 & ~int(self.umask, 8)
+
+    @property
+    def suffix(self) -> str:
+        """What an identity has behind that of the lock; nothing where all may use the generation, as usual."""
+        if not (self.owner or self.group) and (self.top, self.umask) == (0o755, "0022"):
+            return ""
+        return f"@{self.owner}:{self.group} {self.top:04o} {self.umask}"
+
+    def text(self) -> str:
+        """For a person."""
+        told = {"owner": self.owner, "group": self.group, "mode": f"{self.top:04o}", "umask": self.umask}
+        return ", ".join(f"{key} {value}" for key, value in told.items() if value)
+
+    @classmethod
+    def of(cls, identity: str) -> Access:
+        """What *identity* was made with.
+
+        :raises CondaError: it is no identity.
+        """
+        match = _ACCESS.fullmatch(identity[len(lock_identity(identity)) :])
+        if match is None:
+            raise CondaError(f"{identity!r} is no identity of a generation")
+        return cls(*match.groups()) if match["mode"] else cls()
+
+    def accounts(self) -> tuple[int, int]:
+        """The numbers of owner and group on this node.
+
+        :raises CondaError: the node has no such account, or only root could give a generation to it.
+        """
+        mine = uid, gid = os.geteuid(), os.getegid()
+        try:
+            if self.owner:
+                uid = pwd.getpwnam(self.owner).pw_uid
+        except KeyError:
+            raise CondaError(f"owner: this node has no user {self.owner}: correct the name, or make the user") from None
+        try:
+            if self.group:
+                gid = grp.getgrnam(self.group).gr_gid
+        except KeyError:
+            raise CondaError(f"group: this node has no group {self.group}: correct the name, or make it") from None
+        if mine[0] != 0 and (uid, gid) != mine:
+            raise CondaError("owner, group: only root can give a generation to another: run with become")
+        return uid, gid
+
+    def lets_in(self, who: str) -> bool:
+        """Can *who*, "group" or "others", use what is in a generation?"""
+        shift = {"group": 3, "others": 0}[who]
+        return (self.top & ~int(self.umask, 8)) >> shift & 0o5 == 0o5
+
+    def compare(self, prefix: str) -> list[Problem]:
+        """What is different at the top directory of *prefix*, which is in no listing of what it holds."""
+        found, inside = os.lstat(prefix), os.lstat(os.path.join(prefix, "conda-meta"))
+        expected = f"{self.top:04o} {inside.st_uid}:{inside.st_gid}"
+        actual = f"{stat.S_IMODE(found.st_mode):04o} {found.st_uid}:{found.st_gid}"
+        if actual == expected:
+            return []
+        return [Problem("changed", prefix, f"directory of the generation: expected {expected}, found {actual}")]
+
+
+def lock_identity(identity: str) -> str:
+    """The part of a generation's *identity* that stands for its lock."""
+    return identity.partition("@")[0]
+
+
+def seal(prefix: str, message: str, variables: t.Iterable[tuple[str, str]] = (), access: Access | None = None) -> None:
+    """Make *prefix* complete and one that nobody changes, not even its owner, who is refused with *message*.
+
+    :param variables: what activation sets.
+    :param access: who may use it; None: all.
+    """
     compile_byte_code(prefix)
+    write_variables(prefix, variables)
     protect(prefix, message)
-    tidy_modes(prefix)
+    tidy_modes(prefix, access or Access())
+
+
+def write_variables(prefix: str, variables: t.Iterable[tuple[str, str]]) -> None:
+    """Have conda and its kin set *variables* in every shell that activates *prefix*."""
+    content = dict(variables)
+    if content:
+        write_file(os.path.join(prefix, _STATE), json.dumps({"env_vars": content}) + "\n")
+
+
+def compare_variables(prefix: str, lock: Lock) -> list[Problem]:
+    """What is different when activating *prefix* must set just what *lock* says."""
+    try:
+        with open(os.path.join(prefix, _STATE), encoding="utf-8") as stream:
+            found = json.load(stream)["env_vars"]
+    except FileNotFoundError:
+        found = {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [Problem("changed", _STATE, f"cannot be read: {error}")]
+    if found == dict(lock.variables):
+        return []
+    return [Problem("changed", _STATE, "sets other variables than the lock says")]
 
 
 def compile_byte_code(prefix: str) -> None:
@@ -40,9 +171,10 @@ def protect(prefix: str, message: str) -> None:
         write_file(os.path.join(library, "EXTERNALLY-MANAGED"), f"[externally-managed]\nError={message}\n")
 
 
-def tidy_modes(prefix: str) -> None:
-    """All may read, none but the owner may write, no set-uid, and who installs owns it: whatever the archives say."""
-    uid, gid = os.geteuid(), os.getegid()
+def tidy_modes(prefix: str, access: Access) -> None:
+    """None but the owner may write, no set-uid, and all is as *access* says: whatever the archives say."""
+    uid, gid = access.accounts()
+    forbidden = 0o7000 | int(access.umask, 8)
     for path in ("", *scan(prefix)):
         path = os.path.join(prefix, path)
         info = os.lstat(path)
@@ -52,9 +184,10 @@ def tidy_modes(prefix: str) -> None:
             continue
         mode = stat.S_IMODE(info.st_mode)
         execute = 0o111 if mode & 0o100 else 0
-        wanted = (mode | 0o444 | execute) & ~0o7022
+        wanted = (mode | 0o444 | execute) & ~forbidden
         if wanted != mode:
             os.chmod(path, wanted)
+    os.chmod(prefix, access.top)
 
 
 def _libraries(prefix: str) -> list[str]:

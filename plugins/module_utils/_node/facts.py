@@ -15,7 +15,7 @@ import pwd
 import stat
 import typing as t
 
-from .._conda import construction, generations, prefixes
+from .._conda import construction, generations, kernels, prefixes
 from .._conda.files import existing_parent
 from .._conda.records import sha256_of
 
@@ -49,9 +49,15 @@ def base(link: str) -> dict[str, t.Any]:
     }
 
 
-def environments(layout: generations.Layout) -> dict[str, t.Any]:
-    """Every shared environment there is anything of, by name."""
-    return {name: generations.look(layout, name).as_dict() for name in generations.names(layout)}
+def environments(layout: generations.Layout, kernels_dir: str = "") -> dict[str, t.Any]:
+    """Every shared environment there is anything of, by name, each with its kernelspec in *kernels_dir*."""
+    return {
+        name: {
+            **generations.look(layout, name).as_dict(),
+            "kernelspec": kernels.look(kernels_dir, name).as_dict(),
+        }
+        for name in generations.names(layout)
+    }
 
 
 def file(path: str) -> dict[str, t.Any]:

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import posixpath
 import typing as t
+
+from .._conda import kernels
+from .._conda.convergence import Wanted
+from .._conda.errors import CondaError
+from .._conda.sealing import Access, lock_identity
 
 #: Of one kind of problem in one prefix, how many are told one by one.
 TOLD = 20
@@ -92,23 +98,81 @@ def _file_text(values: t.Mapping[str, str], keys: t.Collection[str]) -> str:
     return ", ".join(told) or values["state"]
 
 
-def of_environments(node: t.Mapping[str, t.Any], environments: t.Mapping[str, t.Mapping[str, str]]) -> list[Finding]:
-    """Shared environments against the identity of their locks: {name: {link, identity}}."""
+def of_environments(node: t.Mapping[str, t.Any], environments: t.Iterable[Wanted], envs_dir: str) -> list[Finding]:
+    """Shared environments, whose names are in *envs_dir*, against what is wanted of them."""
     findings = []
-    for name, wanted in environments.items():
-        component = f"environment {name}"
-        identity = wanted["identity"]
-        found = node["environments"].get(name)
-        if found is None or (found["generation"] is None and not found["problems"]):
-            findings.append(Finding(component, wanted["link"], f"lock {identity[:12]}", "absent"))
+    for wanted in environments:
+        component, link = f"environment {wanted.name}", posixpath.join(envs_dir, wanted.name)
+        found = node["environments"].get(wanted.name)
+        if wanted.state == "absent":
+            of_this = _of_unwanted(component, link, found) if found else []
         else:
-            findings += _of_problems(component, found["problems"], f"lock {identity[:12]}")
-            if found["identity"] and found["identity"] != identity:
-                findings.append(
-                    Finding(component, wanted["link"], f"lock {identity[:12]}", f"lock {found['identity'][:12]}")
-                )
-        findings += _of_leftovers(component, found["leftovers"] if found else ())
+            of_this = _of_wanted(component, link, wanted, found)
+        of_this += _of_leftovers(component, found["leftovers"] if found else ())
+        if wanted.state == "verified":
+            of_this = [dataclasses.replace(finding, fix="human") for finding in of_this]
+        findings += of_this
     return findings
+
+
+def of_unlocked(names: t.Iterable[str], envs_dir: str) -> list[Finding]:
+    """Shared environments of which nothing can be said, because their specs were never solved."""
+    return [
+        Finding(f"environment {name}", posixpath.join(envs_dir, name), "a lock", "is not locked yet") for name in names
+    ]
+
+
+def _of_wanted(component: str, link: str, wanted: Wanted, found: t.Mapping[str, t.Any] | None) -> list[Finding]:
+    expected = _lock_text(wanted.identity)
+    if found is None or (found["generation"] is None and not found["problems"]):
+        return [Finding(component, link, expected, "absent")]
+    findings = _of_problems(component, found["problems"], expected)
+    if found["identity"] == wanted.identity:
+        # Another generation would be reason enough for a new one.
+        findings = [_judged(finding, wanted) for finding in findings]
+        findings += _of_kernelspec(component, found, wanted)
+    elif found["identity"]:
+        findings.append(Finding(component, link, expected, _lock_text(found["identity"])))
+    return findings
+
+
+def _judged(finding: Finding, wanted: Wanted) -> Finding:
+    """A damage of the right generation: the next run may have been told to leave it."""
+    if wanted.foreign_packages == "report" and finding.actual.startswith("foreign"):
+        return dataclasses.replace(finding, severity="warning", fix="human")
+    return finding if wanted.repair else dataclasses.replace(finding, fix="human")
+
+
+def _of_unwanted(component: str, link: str, found: t.Mapping[str, t.Any]) -> list[Finding]:
+    """What is there of an environment that should not be. What processes still use is no drift."""
+    findings = []
+    if found["generation"] or found["problems"]:
+        obstacle = any(problem["kind"] == "obstacle" for problem in found["problems"])
+        actual = _lock_text(found["identity"]) if found["identity"] else "is there"
+        findings.append(Finding(component, link, "absent", actual, fix="human" if obstacle else "auto"))
+    findings += [
+        Finding(component, path, "absent", "generation that nobody uses", "warning") for path in found["unused"]
+    ]
+    if found["kernelspec"]["state"] in ("ours", "unfinished"):
+        findings.append(Finding(component, found["kernelspec"]["path"], "absent", "kernelspec"))
+    return findings
+
+
+def _of_kernelspec(component: str, found: t.Mapping[str, t.Any], wanted: Wanted) -> list[Finding]:
+    kernelspec = kernels.Kernelspec(**found["kernelspec"])
+    text = kernels.expected(wanted.name, found["generation"], wanted.kernel, wanted.lock, kernelspec)
+    problems = [problem.as_dict() for problem in kernels.compare(kernelspec, text)]
+    return _of_problems(component, problems, f"kernelspec of {found['generation']}" if text else "absent")
+
+
+def _lock_text(identity: str) -> str:
+    text = f"lock {identity[:12]}"
+    if identity == lock_identity(identity):
+        return text
+    try:
+        return f"{text} with {Access.of(identity).text()}"
+    except CondaError:
+        return f"{text} with unknown access"
 
 
 def _of_leftovers(component: str, paths: t.Iterable[str]) -> list[Finding]:

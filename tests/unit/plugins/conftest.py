@@ -40,7 +40,7 @@ class Channel:
 
     def add(self, name: str, version: str, entries: Sequence[Entry], *, build: str = "0") -> Package:
         """Write a package, and say how a lock lists it."""
-        path = write_package(self.directory, index_of(name, version, build, []), entries)
+        path = write_package(self.directory, index_of(name, version, build, []), entries, binary_prefixes=True)
         return self.listed(path)
 
     def add_tool(self, name: str = "tool", version: str = "1.0") -> Package:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import generations
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import generations, prefixes
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.files import exclusive
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import SmokeTest
@@ -22,6 +23,8 @@ from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks 
 from lab.packages import Entry
 
 if TYPE_CHECKING:
+    from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.convergence import Wanted
+
     from unit.plugins.conftest import Channel, Node
 
 pytestmark = pytest.mark.usefixtures("restore_umask")
@@ -57,7 +60,7 @@ def test_the_audit_sees_what_a_run_does(node: Node, channel: Channel, audited: A
     assert seen >= {"subprocess.Popen", "os.mkdir", "os.rename", "os.symlink", "os.chmod", "os.remove", "open"}
 
 
-@pytest.mark.parametrize("state", ["empty", "outdated", "damaged", "leftover"])
+@pytest.mark.parametrize("state", ["empty", "outdated", "damaged", "leftover", "unwanted"])
 def test_check_mode_says_what_a_run_does_and_touches_nothing(
     state: str, node: Node, channel: Channel, audited: Any
 ) -> None:
@@ -70,6 +73,8 @@ def test_check_mode_says_what_a_run_does_and_touches_nothing(
         elif state == "leftover":
             (generation.parent / ".0123456789ab.building").touch()
     wanted = [node.want(new if state == "outdated" else old, other)]
+    if state == "unwanted":
+        wanted = [gone(node)]
     before = node.snapshot()
     with audited() as audit:
         planned = node.converge(*wanted, check_mode=True)
@@ -79,6 +84,159 @@ def test_check_mode_says_what_a_run_does_and_touches_nothing(
     assert [outcome.diff() for outcome in planned] == [outcome.diff() for outcome in done]
     assert node.snapshot() != before
     assert not node.converge(*wanted)[0].todo
+
+
+def gone(node: Node, name: str = "ml") -> Wanted:
+    """An environment that is not to be."""
+    return dataclasses.replace(node.want(name=name), state="absent")
+
+
+def test_an_environment_goes_with_its_name_first(node: Node, channel: Channel) -> None:
+    made = [node.install(channel.add_tool(version=version)) for version in ("1.0", "2.0")]
+    kept = node.install(channel.add_tool(), name="kept")
+    (made[0].parent / ".0123456789ab.building").touch()
+    (outcome,) = node.converge(gone(node), base_prefix="/nowhere", min_free_mb=10**9)
+    assert outcome.todo.actions() == [
+        f"remove unfinished generation {made[0].with_name('0123456789ab')} of ml",
+        f"remove {node.link()}",
+        *(f"remove old generation {path} of ml" for path in sorted(made)),
+    ]
+    told = outcome.as_dict()
+    assert (told["generation"], told["previous"], told["identity"], told["kept"]) == (None, str(made[1]), None, [])
+    assert told["removed"] == ["tool 2.0 0"]
+    assert outcome.diff()["after"] == ""
+    assert generations.names(node.layout) == ["kept"]
+    assert os.listdir(node.root / "envs") == ["kept"]
+    assert sorted(os.listdir(node.root / "generations")) == [".lock", "kept"]
+    assert (node.generation("kept"), problems(node, "kept")) == (kept, [])
+    for check_mode in (True, False):
+        assert not node.converge(gone(node), check_mode=check_mode)[0].changed
+
+
+def test_a_node_that_never_had_an_environment_is_left_alone(node: Node) -> None:
+    assert not node.converge(gone(node))[0].changed
+    assert not node.root.exists()
+
+
+def test_a_generation_in_use_goes_in_a_later_run(node: Node, channel: Channel) -> None:
+    used, unused = (node.install(channel.add_tool(version=version)) for version in ("1.0", "2.0"))
+    with subprocess.Popen(["sleep", "60"], cwd=used) as job:
+        (outcome,) = node.converge(gone(node))
+        assert outcome.as_dict()["kept"] == [str(used)]
+        assert [path.exists() for path in (used, unused, node.link())] == [True, False, False]
+        # There is nothing to do for now, so it is no change and no drift.
+        (again,) = node.converge(gone(node))
+        assert (again.changed, again.as_dict()["actions"], again.as_dict()["kept"]) == (False, [], [str(used)])
+        assert generations.look(node.layout, "ml").unused == ()
+        assert (used / "bin/tool").exists()
+        job.kill()
+    assert generations.look(node.layout, "ml").unused == (str(used),)
+    (later,) = node.converge(gone(node))
+    assert later.todo.actions() == [f"remove old generation {used} of ml"]
+    assert generations.names(node.layout) == []
+    assert not node.converge(gone(node))[0].changed
+
+
+@pytest.mark.parametrize("target", ["nowhere", "foreign"])
+def test_a_name_that_leads_elsewhere_goes_alone(target: str, node: Node, channel: Channel) -> None:
+    generation = node.install(channel.add_tool())
+    foreign = node.root / "foreign"
+    foreign.mkdir()
+    (foreign / "precious").touch()
+    (generation.parent / "notes").mkdir()
+    node.link().unlink()
+    node.link().symlink_to(node.root / target)
+    node.converge(gone(node))
+    assert not os.path.lexists(node.link())
+    assert (foreign / "precious").exists()
+    assert node.generations() == ["notes"]
+
+
+def test_what_is_no_name_of_ours_is_not_removed(node: Node, channel: Channel) -> None:
+    node.link().mkdir(parents=True)
+    with pytest.raises(CondaError, match=rf"^conda_envs_shared: ml: {node.link()} exists and is no link of this"):
+        node.converge(gone(node))
+    assert node.link().is_dir()
+
+
+def test_an_environment_that_went_can_come_back(node: Node, channel: Channel) -> None:
+    tool = channel.add_tool()
+    node.install(tool)
+    node.converge(gone(node))
+    node.install(tool)
+    assert_whole(node, {"1.0"})
+
+
+def install_by_hand(generation: Path) -> None:
+    info = generation / f"lib/python3.{sys.version_info.minor}/site-packages/foo-2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Name: foo\nVersion: 2\n")
+
+
+def break_tool(generation: Path) -> None:
+    (generation / "bin/tool").unlink()
+
+
+def lose_manifest(generation: Path) -> None:
+    (generation / prefixes.MANIFEST).unlink()
+
+
+@pytest.mark.parametrize("state", ["empty", "right", "damaged", "outdated", "obstacle"])
+def test_what_is_verified_is_told_and_never_changed(state: str, node: Node, channel: Channel, audited: Any) -> None:
+    old, new = channel.add_tool(version="1.0"), channel.add_tool(version="2.0")
+    if state == "obstacle":
+        node.link().mkdir(parents=True)
+    elif state != "empty":
+        generation = node.install(old)
+        if state == "damaged":
+            break_tool(generation)
+    wanted = dataclasses.replace(node.want(new if state == "outdated" else old), state="verified")
+    before = node.snapshot()
+    with audited() as audit:
+        (outcome,) = node.converge(wanted, verify="full")
+    assert (audit.events, node.snapshot(), outcome.changed) == ([], before, False)
+    told = outcome.as_dict()
+    assert [problem["kind"] for problem in told["problems"]] == {"damaged": ["missing"], "obstacle": ["obstacle"]}.get(
+        state, []
+    )
+    words = [action.split()[0] for action in told["actions"]]
+    assert words == ([] if state in ("right", "obstacle") else ["build", "point"])
+
+
+def test_what_is_verified_does_not_keep_the_others_from_their_change(node: Node, channel: Channel) -> None:
+    tool = channel.add_tool()
+    break_tool(node.install(tool))
+    verified = dataclasses.replace(node.want(tool), state="verified")
+    outcomes = node.converge(verified, node.want(tool, name="other"))
+    assert [outcome.changed for outcome in outcomes] == [False, True]
+    assert [problem["kind"] for problem in problems(node)] == ["missing"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "damage", "rebuilt"),
+    [
+        ({}, install_by_hand, True),
+        ({}, break_tool, True),
+        ({"repair": False}, install_by_hand, False),
+        ({"repair": False}, break_tool, False),
+        ({"repair": False}, lose_manifest, True),
+        ({"foreign_packages": "report"}, install_by_hand, False),
+        ({"foreign_packages": "report"}, break_tool, True),
+    ],
+)
+def test_damage_is_always_told_and_mended_where_wanted(
+    changes: dict[str, Any], damage: Any, rebuilt: bool, node: Node, channel: Channel
+) -> None:
+    tool = channel.add_tool()
+    old = node.install(tool)
+    damage(old)
+    wanted = dataclasses.replace(node.want(tool), **changes)
+    (outcome,) = node.converge(wanted)
+    assert outcome.problems
+    assert (outcome.changed, node.generation() != old) == (rebuilt, rebuilt)
+    # Another lock is installed whatever has become of the live generation.
+    node.converge(dataclasses.replace(node.want(channel.add_tool(version="2.0")), **changes))
+    assert_whole(node, {"2.0"})
 
 
 def test_an_outcome_speaks_of_packages(node: Node, channel: Channel) -> None:
@@ -96,6 +254,7 @@ def test_an_outcome_speaks_of_packages(node: Node, channel: Channel) -> None:
             f"build generation {node.generation()} of ml with 2 packages",
             f"point {node.link()} to {node.generation()}",
         ],
+        "kept": [],
         "added": ["three 1.0 0"],
         "removed": ["one 1.0 0"],
         "changed": [{"name": "two", "before": "two 1.0 0", "after": "two 2.0 0"}],
@@ -176,8 +335,9 @@ def hook(event, arguments):
 root = order["root"]
 sys.addaudithook(hook)
 layout = Layout(root + "/envs", root + "/generations")
-settings = Settings(layout, root + "/pkgs", sys.prefix, "auto", "fast", 1, order["timeout"])
-wanted = Wanted("ml", Lock.from_dict(order["lock"]), SmokeTest(tuple(order["smoke_test"]), "nobody", 60))
+settings = Settings(layout, root + "/pkgs", sys.prefix, "auto", "fast", 1, order["timeout"], root + "/kernels")
+smoke_test = SmokeTest(tuple(order["smoke_test"]), "nobody", 60)
+wanted = Wanted("ml", Lock.from_dict(order["lock"]), smoke_test, **order["changes"])
 try:
     outcome = converge([wanted], settings, False)[0]
     print(json.dumps({"changed": bool(outcome.todo), "steps": len(steps)}))
@@ -187,7 +347,12 @@ except CondaError as error:
 
 
 def start(
-    node: Node, *packages: Package, die_at: int = 0, timeout: float = 60, smoke_test: tuple[str, ...] = ()
+    node: Node,
+    *packages: Package,
+    die_at: int = 0,
+    timeout: float = 60,
+    smoke_test: tuple[str, ...] = (),
+    **changes: Any,
 ) -> subprocess.Popen[str]:
     """Begin a run in a process group of its own."""
     process = subprocess.Popen(
@@ -201,6 +366,7 @@ def start(
     )
     lock = node.want(*packages).lock.as_dict()
     order = {"root": str(node.root), "lock": lock, "die_at": die_at, "timeout": timeout, "smoke_test": smoke_test}
+    order["changes"] = changes
     assert process.stdin
     process.stdin.write(json.dumps(order))
     process.stdin.close()
@@ -274,6 +440,30 @@ def test_a_run_killed_at_every_single_step_leaves_the_last_good_state(node: Node
         finish(start(here, new, die_at=step))
         assert_whole(here, {"1.0", "2.0"})
         assert_converges(here, new, "2.0", 2)
+
+
+@pytest.mark.slow
+def test_a_removal_killed_at_any_step_is_ended_by_the_next(node: Node, channel: Channel) -> None:
+    ipykernel = channel.add("ipykernel", "1.0", [Entry("bin/tool", b"#!/bin/sh\necho tool 1.0\n", 0o755)])
+    for step in range(1, 100):
+        here = type(node)(node.root.with_name(f"node{step}"))
+        kernels_dir = here.root / "kernels"
+        offered = dataclasses.replace(here.want(ipykernel), kernel=True)
+        here.converge(offered, kernels_dir=str(kernels_dir))
+        process = start(here, die_at=step, state="absent")
+        if finish(process):
+            assert step > 8
+            break
+        assert process.returncode == -signal.SIGKILL
+        if os.path.lexists(here.link()):
+            assert_whole(here, {"1.0"})
+        here.converge(gone(here), kernels_dir=str(kernels_dir))
+        assert (os.listdir(here.root / "envs"), os.listdir(kernels_dir)) == ([], [])
+        assert generations.look(here.layout, "ml").leftovers == ()
+        # An empty directory may stay, and is no environment.
+        assert here.generations() == []
+    else:
+        pytest.fail("the removal never ended by itself")
 
 
 @pytest.mark.parametrize("seed", range(3))

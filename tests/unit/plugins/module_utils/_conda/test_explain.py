@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,7 @@ def found(prefix: Path) -> list[tuple[str, str, str]]:
 )
 def test_a_distribution_installed_by_hand_is_one_problem(installer: str | None, told: str, prefix: Path) -> None:
     write_distribution(prefix, installer)
-    assert found(prefix) == [("foreign", "Foo", f"Foo 2.0 was installed by hand with {told}")]
+    assert found(prefix) == [("foreign", "foo", f"foo 2.0 was installed by hand with {told}")]
 
 
 @pytest.mark.parametrize("path", ["/etc/foo/conf", "/", "../../../../../../../outside", '"a,b"', "\udcff.py"])
@@ -85,7 +86,7 @@ def test_a_list_of_files_with_strange_paths_does_no_harm(path: str, prefix: Path
     thread = threading.Thread(target=lambda: result.append(found(prefix)), daemon=True)
     thread.start()
     thread.join(10)
-    assert result == [[("foreign", "Foo", "Foo 2.0 was installed by hand with pip")]]
+    assert result == [[("foreign", "foo", "foo 2.0 was installed by hand with pip")]]
 
 
 def test_files_beside_those_of_a_distribution_are_told(prefix: Path) -> None:
@@ -98,9 +99,7 @@ def test_a_distribution_without_anything_readable_is_still_named(prefix: Path) -
     info = prefix / SITE / "bar-1.dist-info"
     info.mkdir()
     (info / "METADATA").symlink_to("nowhere")
-    assert found(prefix) == [
-        ("foreign", "bar-1.dist-info", "bar-1.dist-info of unknown version was installed by hand with an unknown tool")
-    ]
+    assert found(prefix) == [("foreign", "bar", "bar 1 was installed by hand with an unknown tool")]
 
 
 def test_an_upgrade_by_hand_tells_both_sides(prefix: Path) -> None:
@@ -110,7 +109,60 @@ def test_an_upgrade_by_hand_tells_both_sides(prefix: Path) -> None:
     assert found(prefix) == [
         ("missing", f"{SITE}/six-1.dist-info", "file of no package is missing"),
         ("missing", f"{SITE}/six-1.dist-info/METADATA", "file of six 1 0 is missing"),
-        ("foreign", "Foo", "Foo 2.0 was installed by hand with pip"),
+        ("foreign", "foo", "foo 2.0 was installed by hand with pip"),
+    ]
+
+
+@pytest.fixture
+def with_wheel(prefix: Path) -> Path:
+    """The same, and a wheel of the lock."""
+    write_distribution(prefix, "pip")
+    prefixes.finish(str(prefix), "x", "test")
+    return prefix
+
+
+def test_the_wheel_of_a_damaged_file_is_named(with_wheel: Path) -> None:
+    module = f"{SITE}/foo/__init__.py"
+    (with_wheel / module).write_bytes(SOURCE.upper() + b"#")
+    ((kind, subject, detail),) = found(with_wheel)
+    assert (kind, subject, detail.partition(":")[0]) == ("changed", module, "file of foo 2.0 pypi")
+    (with_wheel / module).unlink()
+    assert found(with_wheel) == [("missing", module, "file of foo 2.0 pypi is missing")]
+
+
+def test_the_file_of_a_wheel_may_be_touched(with_wheel: Path) -> None:
+    touch(with_wheel / SITE / "foo" / "__init__.py")
+    assert found(with_wheel) == []
+
+
+def test_a_removed_wheel_is_named_once(with_wheel: Path) -> None:
+    """What `pip uninstall` leaves does not tell which files there were."""
+    shutil.rmtree(with_wheel / SITE / "foo")
+    shutil.rmtree(with_wheel / SITE / "foo-2.0.dist-info")
+    assert found(with_wheel) == [
+        ("missing", f"{SITE}/foo", "file of no package is missing"),
+        ("missing", f"{SITE}/foo-2.0.dist-info", "foo 2.0 pypi was removed by hand"),
+    ]
+
+
+def test_another_version_put_in_by_hand_tells_both_sides(with_wheel: Path) -> None:
+    info = with_wheel / SITE / "foo-2.0.dist-info"
+    (info / "METADATA").write_text("Name: Foo\nVersion: 3.0\n")
+    (info / "RECORD").write_text((info / "RECORD").read_text().replace("foo-2.0", "foo-3.0"))
+    info.rename(info.with_name("foo-3.0.dist-info"))
+    (with_wheel / SITE / "foo" / "__init__.py").write_bytes(b"value = 3\n")
+    assert found(with_wheel) == [
+        ("missing", f"{SITE}/foo-2.0.dist-info", "foo 2.0 pypi was removed by hand"),
+        ("foreign", "foo", "foo 3.0 was installed by hand with pip"),
+    ]
+
+
+def test_a_package_installed_by_hand_that_overwrites_a_file_of_another_is_told_twice(prefix: Path) -> None:
+    write_distribution(prefix, "pip", "six.py")
+    (prefix / SITE / "six.py").write_bytes(b"another\n")
+    assert [(kind, subject) for kind, subject, _detail in found(prefix)] == [
+        ("changed", f"{SITE}/six.py"),
+        ("foreign", "foo"),
     ]
 
 

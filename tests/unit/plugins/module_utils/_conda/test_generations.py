@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pwd
 import shutil
 import stat
 import subprocess
@@ -17,12 +18,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import generations, prefixes
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.convergence import Wanted
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.engines import RattlerEngine
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import Retention, SmokeTest
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock, Package
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock, Package, Wheel
 
 from lab.packages import PLACEHOLDER, Entry
+from unit.plugins.pip_part import add_python, listed, write_wheel
 
 if TYPE_CHECKING:
     from unit.plugins.conftest import Channel, Node
@@ -76,6 +79,7 @@ def test_an_environment_is_installed_and_used_through_its_name(node: Node, chann
         "engine": "rattler",
         "problems": [],
         "leftovers": [],
+        "unused": [],
     }
     assert generations.names(node.layout) == ["ml"]
     assert node.generations() == [generation.name]
@@ -567,13 +571,13 @@ def test_a_rebuild_keeps_no_more_than_the_live_one_where_that_is_wanted(node: No
     assert [path.exists() for path in (first, second)] == [False, True]
 
 
-def test_the_lock_of_a_generation_is_known_from_its_records(node: Node, channel: Channel) -> None:
+def test_a_generation_tells_the_lock_that_it_was_made_from(node: Node, channel: Channel) -> None:
     old, new = channel.add_tool(version="1.0"), channel.add_tool(version="2.0")
     first, second = node.install(old), node.install(new)
     locks = {"previous": old, first.name: old, second.name: new}
     for generation, package in locks.items():
         lock = generations.lock_of(node.layout, "ml", generation, "linux-64")
-        assert lock.identity == Lock("linux-64", (package,)).identity
+        assert lock == Lock("linux-64", (package,))
     node.install(old)
     assert generations.lock_of(node.layout, "ml", "previous", "linux-64").identity == Lock("linux-64", (new,)).identity
 
@@ -583,8 +587,7 @@ def test_a_lock_with_md5_sums_alone_is_known_too(node: Node, channel: Channel) -
     archive = channel.directory / package.subdir / package.file_name
     package = dataclasses.replace(package, sha256="", md5=hashlib.md5(archive.read_bytes()).hexdigest())
     first = node.install(package)
-    lock = generations.lock_of(node.layout, "ml", first.name, "linux-64")
-    assert lock.identity == Lock("linux-64", (package,)).identity
+    assert generations.lock_of(node.layout, "ml", first.name, "linux-64") == Lock("linux-64", (package,))
 
 
 @pytest.mark.parametrize("generation", ["previous", "ffffffffffff"])
@@ -596,12 +599,208 @@ def test_a_generation_that_is_not_there_is_told_with_those_that_are(
         generations.lock_of(node.layout, "ml", generation, "linux-64")
 
 
-def test_a_generation_without_its_records_is_no_way_back(node: Node, channel: Channel) -> None:
+UNTOLD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda path: path.unlink(), "the lock that it was made from cannot be read: .*No such file"),
+    "no JSON": (lambda path: path.write_text("{"), "the lock that it was made from cannot be read"),
+    "a list": (lambda path: path.write_text("[]"), "the lock that it was made from cannot be read"),
+    "no lock": (lambda path: path.write_text('{"platform": 1}'), "the lock that it was made from cannot be read"),
+    "another": (lambda path: path.write_text(path.read_text().replace("1.0", "1.1")), ".* is not the lock that it was"),
+}
+
+
+@pytest.mark.parametrize("name", UNTOLD)
+def test_a_generation_that_does_not_tell_its_lock_is_no_way_back(name: str, node: Node, channel: Channel) -> None:
     first = node.install(channel.add_tool(version="1.0"))
     node.install(channel.add_tool(version="2.0"))
-    next((first / "conda-meta").glob("*.json")).unlink()
-    with pytest.raises(CondaError, match=r"is damaged: its records are not those of the lock"):
+    damage, message = UNTOLD[name]
+    damage(first / "conda-meta" / "envfleet.lock")
+    with pytest.raises(CondaError, match=f"^{first} is damaged: {message}"):
         generations.lock_of(node.layout, "ml", "previous", "linux-64")
+
+
+def test_the_lock_in_a_generation_is_guarded_like_the_rest(node: Node, channel: Channel) -> None:
+    generation = node.install(channel.add_tool())
+    (generation / "conda-meta" / "envfleet.lock").unlink()
+    assert problems(node) == [("missing", "conda-meta/envfleet.lock")]
+
+
+@dataclasses.dataclass
+class Mixed:
+    """An environment with a pip part on a node, and what its wheels come from."""
+
+    node: Node
+    mirror: Channel
+    python: Package
+
+    def wheel(self, name: str = "tiny", version: str = "1.0") -> Wheel:
+        """A wheel on the server."""
+        path = write_wheel(self.mirror.directory / "wheels", name, version, {f"{name}_data/x": b"data\n"})
+        return listed(path, f"{self.mirror.url}/wheels")
+
+    def want(self, *wheels: Wheel) -> Wanted:
+        """The environment with these wheels."""
+        # Nobody else may reach the Python of the tests, where it is in a home.
+        smoke_test = SmokeTest(("python", "-c", "import tiny"), pwd.getpwuid(os.geteuid()).pw_name, 60)
+        return dataclasses.replace(self.node.want(smoke_test=smoke_test), lock=self.lock(*wheels))
+
+    def lock(self, *wheels: Wheel) -> Lock:
+        """The lock of it."""
+        return Lock("linux-64", (self.python,), wheels)
+
+    def install(self, *wheels: Wheel) -> Path:
+        """Bring the node to it, and say which generation that is."""
+        self.node.converge(self.want(*wheels))
+        return self.node.generation()
+
+    def stop(self) -> None:
+        """Take everything off the server, but not out of the node's cache."""
+        shutil.rmtree(self.mirror.directory)
+        self.mirror.directory.mkdir()
+
+
+@pytest.fixture
+def mixed(node: Node, mirror: Channel) -> Mixed:
+    """A node and a server."""
+    return Mixed(node, mirror, add_python(mirror))
+
+
+def test_wheels_are_part_of_a_generation(mixed: Mixed) -> None:
+    tiny = mixed.wheel()
+    generation = mixed.install(tiny)
+    assert output(mixed.node, "bin/tiny") == "tiny 1.0"
+    assert list((generation / SITE / "__pycache__").glob("tiny.*.pyc"))
+    assert generations.lock_of(mixed.node.layout, "ml", generation.name, "linux-64") == mixed.lock(tiny)
+    info = generation / SITE / "tiny-1.0.dist-info"
+    assert oct(stat.S_IMODE(info.stat().st_mode)) == "0o755"
+    for level in ("fast", "records", "full"):
+        (outcome,) = mixed.node.converge(mixed.want(tiny), verify=level, base_prefix="/nowhere")
+        assert (level, outcome.problems, bool(outcome.todo)) == (level, (), False)
+
+
+def test_a_change_of_a_wheel_is_a_change_of_the_environment_and_the_way_back_needs_no_download(mixed: Mixed) -> None:
+    one, two = mixed.wheel(), mixed.wheel(version="2.0")
+    old, new = mixed.install(one), mixed.install(two)
+    assert old != new
+    assert output(mixed.node, "bin/tiny") == "tiny 2.0"
+    mixed.stop()
+    lock = generations.lock_of(mixed.node.layout, "ml", "previous", "linux-64")
+    mixed.node.converge(dataclasses.replace(mixed.want(), lock=lock), base_prefix="/nowhere")
+    assert mixed.node.generation() == old
+    assert output(mixed.node, "bin/tiny") == "tiny 1.0"
+
+
+def test_a_wheel_that_fails_changes_nothing(mixed: Mixed) -> None:
+    old = mixed.install(mixed.wheel())
+    lost = dataclasses.replace(mixed.wheel("lost"), sha256="0" * 64)
+    with pytest.raises(CondaError, match=r"^conda_envs_shared: ml: lost 1.0 pypi cannot be fetched: pip: ") as refused:
+        mixed.install(mixed.wheel(), lost)
+    assert "0" * 64 in str(refused.value)
+    assert (mixed.node.generation(), mixed.node.generations()) == (old, [old.name])
+
+
+def install_another(generation: Path) -> None:
+    """What `pip install --force-reinstall` by root leaves, who has lifted the mark against it."""
+    wheel = write_wheel(generation.parent / "by-hand", "tiny", "2.0")
+    pip_by_hand(generation, str(wheel))
+
+
+def install_more(generation: Path) -> None:
+    pip_by_hand(generation, str(write_wheel(generation.parent / "by-hand", "extra")))
+
+
+def pip_by_hand(generation: Path, *wheels: str) -> None:
+    pip = [sys.executable, "-m", "pip", "--python", str(generation / "bin/python"), "install", "-q", "--no-compile"]
+    command = [*pip, "--break-system-packages", "--no-index", "--no-deps", *wheels]
+    subprocess.run(command, env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}, check=True)
+
+
+def uninstall(generation: Path) -> None:
+    shutil.rmtree(generation / SITE / "tiny-1.0.dist-info")
+    for name in ("tiny.py", "tiny_data/x"):
+        (generation / SITE / name).unlink()
+
+
+DATA = f"{SITE}/tiny_data/x"
+PIP_DAMAGES: dict[str, tuple[Callable[[Path], object], dict[str, set[tuple[str, str]]]]] = {
+    "edited": (
+        lambda generation: (generation / DATA).write_text("more data\n"),
+        {"fast": {("changed", DATA)}, "full": {("changed", DATA)}},
+    ),
+    "edited unseen": (lambda generation: edit_unseen(generation / DATA), {"full": {("changed", DATA)}}),
+    "removed": (
+        uninstall,
+        {
+            "fast": {("missing", f"{SITE}/tiny-1.0.dist-info"), ("missing", DATA), ("missing", f"{SITE}/tiny.py")},
+            "records": {("missing", "tiny")},
+        },
+    ),
+    "another version": (
+        install_another,
+        {"fast": {("missing", f"{SITE}/tiny-1.0.dist-info"), ("foreign", "tiny")}, "records": {("changed", "tiny")}},
+    ),
+    "one more": (install_more, {"fast": {("foreign", "extra")}, "records": {("foreign", "extra")}}),
+}
+
+
+@pytest.mark.parametrize("name", PIP_DAMAGES)
+def test_every_level_sees_what_it_can_of_the_pip_part(name: str, mixed: Mixed) -> None:
+    tiny = mixed.wheel()
+    old = mixed.install(tiny)
+    damage, expected = PIP_DAMAGES[name]
+    damage(old)
+    environment = generations.look(mixed.node.layout, "ml")
+    seen = {"fast": environment.problems}
+    seen |= {level: tuple(generations.verify(environment, mixed.lock(tiny), level)) for level in ("records", "full")}
+    for level, wanted in expected.items():
+        assert (level, wanted - {(one.kind, one.subject) for one in seen[level]}) == (level, set())
+    assert bool(seen["records"]) == ("records" in expected)
+
+
+def test_a_damaged_wheel_is_mended_without_a_download(mixed: Mixed) -> None:
+    tiny = mixed.wheel()
+    old = mixed.install(tiny)
+    edit_unseen(old / DATA)
+    mixed.stop()
+    mixed.node.converge(mixed.want(tiny), verify="full")
+    assert mixed.node.generation() == old.with_name(f"{old.name}-2")
+    assert output(mixed.node, "bin/tiny") == "tiny 1.0"
+    assert mixed.node.converge(mixed.want(tiny), verify="full")[0].problems == ()
+
+
+def test_there_is_nothing_to_tell_of_a_foreign_package_but_that(mixed: Mixed) -> None:
+    tiny = mixed.wheel()
+    generation = mixed.install(tiny)
+    install_more(generation)
+    (generation / SITE / "extra-1.0.dist-info" / "RECORD").write_text("extra.py,sha256=???,1\ngone.py,,\n")
+    lock, environment = mixed.lock(tiny), generations.look(mixed.node.layout, "ml")
+    for level in ("records", "full"):
+        found = generations.verify(environment, lock, level)
+        assert [(one.kind, one.subject, one.detail) for one in found] == [
+            ("foreign", "extra", "extra 1.0 pypi is not in the lock")
+        ]
+
+
+def test_a_python_package_that_no_list_has_is_not_built_into_a_generation(node: Node, channel: Channel) -> None:
+    """Else it would be found foreign at every look, and the environment built anew without end."""
+    info = f"{SITE}/stowaway-1.dist-info"
+
+    class Stowaway(RattlerEngine):
+        """Like a post-link script that runs pip."""
+
+        def install(self, packages: Sequence[Package], prefix: str, cache: str) -> None:
+            """See Engine."""
+            super().install(packages, prefix, cache)
+            Path(prefix, info).mkdir(parents=True)
+            Path(prefix, info, "METADATA").write_text("Name: stowaway\nVersion: 1\n")
+            Path(prefix, info, "RECORD").write_text("")
+
+    layout, lock = node.layout, Lock("linux-64", (channel.add_tool(),))
+    for folder in (layout.envs_dir, layout.generations_dir):
+        os.makedirs(folder)
+    todo = generations.plan(layout, generations.look(layout, "ml"), lock, [], "fast", Retention())
+    with pytest.raises(CondaError, match=r"stowaway: stowaway 1 pypi is not in the lock"):
+        generations.apply(todo, Stowaway(sys.executable), str(node.pkgs), SmokeTest((), "nobody", 9))
+    assert node.generations() == []
 
 
 def test_what_changed_is_told_even_where_the_old_generation_is_gone(node: Node, channel: Channel) -> None:

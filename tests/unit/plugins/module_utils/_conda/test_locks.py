@@ -12,6 +12,8 @@ from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import (
     Lock,
     Package,
+    Wheel,
+    comparable,
     for_platform,
     from_conda_lock,
     from_explicit,
@@ -20,6 +22,8 @@ from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks 
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.tags import compatible_tags, cpython_tags, parse_tag
+from packaging.version import Version
 from rattler import BuildString, LockChannel, LockFile, LockPlatform, PackageRecord, RepoDataRecord, Subdir
 
 CHANNEL = "https://conda.example.org/forge"
@@ -210,7 +214,7 @@ def test_what_is_only_for_development_is_left_out(extra: dict[str, Any]) -> None
         (document(), "conda-lock.yml has no package"),
         (document(entry(category="dev")), "conda-lock.yml has no package"),
         (document(entry(url=NUMPY) | {"url": "numpy"}), "conda-lock.yml: 'numpy' is no URL of a conda package"),
-        (document(entry(manager="pip")), "numpy is a pip package, which cannot be installed from a lock yet"),
+        (document(entry(manager="npm")), "numpy is a npm package, and only those of conda and pip are known"),
         (document(entry(hash={})), "numpy has no hash: lock it again"),
         (document(entry(hash=None)), "numpy has no hash"),
         (document(entry(hash={"sha256": None, "md5": None})), "numpy has no hash"),
@@ -287,9 +291,6 @@ def test_a_pixi_lock_without_the_environment_is_refused(names: tuple[str, ...], 
         from_pixi_lock(pixi_environments(*names), "pixi.lock", environment)
 
 
-WHEEL = "https://wheels.example.org/requests-2.0-py3-none-any.whl"
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -309,18 +310,11 @@ WHEEL = "https://wheels.example.org/requests-2.0-py3-none-any.whl"
         (pixi_lock(NUMPY, platforms=[{"subdir": "linux-64"}]), "is not written as pixi writes it"),
         (
             pixi_lock(
-                environments={"default": {"packages": {"linux-64": [{"pypi": WHEEL, "extras": ["socks"]}]}}},
-                packages=[{"pypi": WHEEL, "name": "requests", "version": "2.0", "sha256": SHA_A}],
-            ),
-            "pixi.lock: requests is a pypi package, which cannot be installed from a lock yet",
-        ),
-        (
-            pixi_lock(
                 version=7,
                 environments={"default": {"packages": {"linux-64": [{"conda_source": "mine[1a2b] @ ."}]}}},
                 packages=[{"conda_source": "mine[1a2b] @ ."}],
             ),
-            r"mine\[1a2b\] @ \. is a conda_source package, which cannot be installed from a lock yet",
+            r"mine\[1a2b\] @ \. is a source package, which would be built anew on every node: put a",
         ),
         (
             pixi_lock(
@@ -336,6 +330,216 @@ WHEEL = "https://wheels.example.org/requests-2.0-py3-none-any.whl"
 def test_a_pixi_lock_that_is_not_exact_is_refused(content: dict[str, Any], message: str) -> None:
     with pytest.raises(CondaError, match=message):
         from_pixi_lock(content, "pixi.lock")
+
+
+PYTHON = f"{CHANNEL}/linux-64/python-3.10.13-h955ad1f_0.conda"
+INDEX = "https://wheels.example.org/packages"
+REQUESTS = f"{INDEX}/requests-2.0-py3-none-any.whl"
+
+
+def pip_entry(url: str = REQUESTS, **changes: Any) -> dict[str, Any]:
+    """A pip package as conda-lock writes it."""
+    name, version = url.rsplit("/", 1)[1].split("-")[:2]
+    return entry(url, **({"name": name, "version": version, "manager": "pip", "hash": {"sha256": SHA_B}} | changes))
+
+
+def pixi_wheels(*packages: dict[str, Any], version: int = 6) -> dict[str, Any]:
+    """A pixi.lock with a Python and the pip packages that *packages* describe, as pixi describes them."""
+    lock = pixi_lock(PYTHON, version=version)
+    lock["environments"]["default"]["packages"]["linux-64"] += [
+        {"pypi": package["pypi"], "extras": ["socks"]} for package in packages
+    ]
+    lock["packages"] += packages
+    return lock
+
+
+def wheels_of(locks: dict[str, Lock]) -> list[tuple[str, ...]]:
+    return [(w.name, w.version, w.url, w.sha256) for w in locks["linux-64"].wheels]
+
+
+@pytest.mark.parametrize("manager", ["pip", "pypi"])
+def test_conda_lock_has_wheels(manager: str) -> None:
+    arm = entry(PYTHON.replace("linux-64", "linux-aarch64"), platform="linux-aarch64")
+    wheel = pip_entry(f"{INDEX}/Scikit_Learn-1.5.0rc1-cp310-cp310-manylinux_2_17_x86_64.whl", manager=manager)
+    locks = from_conda_lock(document(entry(PYTHON), wheel, arm), "conda-lock.yml")
+    assert wheels_of(locks) == [("scikit-learn", "1.5.0rc1", wheel["url"], SHA_B)]
+    assert locks["linux-aarch64"].wheels == ()
+    assert locks["linux-64"].identity != from_conda_lock(document(entry(PYTHON)), "x")["linux-64"].identity
+    assert Lock.from_dict(locks["linux-64"].as_dict()) == locks["linux-64"]
+
+
+@pytest.mark.parametrize("version", [6, 7])
+def test_a_pixi_lock_has_wheels(version: int) -> None:
+    """Some indexes put the hash into their URLs, and pixi tells which URLs a person gave."""
+    torch = f"{INDEX}/torch-2.0.0%2Bcu118-cp310-cp310-linux_x86_64.whl"
+    packages = [
+        {"pypi": REQUESTS, "name": "Requests", "version": "2.0", "sha256": SHA_A, "requires_python": ">=3.9"},
+        {"pypi": f"{torch}#sha256={SHA_B}", "name": "torch", "version": "2.0.0+cu118", "sha256": SHA_B},
+        {"pypi": f"direct+{INDEX}/six-1.0-py2.py3-none-any.whl", "name": "six", "version": "1.0", "sha256": SHA_B},
+        {"pypi": "file:///srv/mine-1-py3-none-any.whl", "name": "mine", "sha256": SHA_B, "index_url": "file:///srv"},
+    ]
+    assert wheels_of(from_pixi_lock(pixi_wheels(*packages, version=version), "pixi.lock")) == [
+        ("requests", "2.0", REQUESTS, SHA_A),
+        ("torch", "2.0.0+cu118", torch, SHA_B),
+        ("six", "1.0", f"{INDEX}/six-1.0-py2.py3-none-any.whl", SHA_B),
+        ("mine", "1", "file:///srv/mine-1-py3-none-any.whl", SHA_B),
+    ]
+
+
+def test_wheels_are_listed_as_rattler_lists_them(tmp_path: Path) -> None:
+    platform, written = LockPlatform("linux-64"), LockFile([LockPlatform("linux-64")])
+    written.add_conda_package("default", platform, record_at(Package.from_url(PYTHON, SHA_A)))
+    written.add_pypi_package("default", platform, "requests", "2.0", REQUESTS)
+    path = tmp_path / "pixi.lock"
+    written.to_path(path)
+    content = yaml.safe_load(path.read_text())
+    with pytest.raises(CondaError, match=r"requests has no hash"):  # rattler's Python has no way to write one
+        from_pixi_lock(content, "pixi.lock")
+    next(one for one in content["packages"] if "pypi" in one)["sha256"] = SHA_B
+    assert wheels_of(from_pixi_lock(content, "pixi.lock")) == [("requests", "2.0", REQUESTS, SHA_B)]
+
+
+INEXACT_WHEELS = {
+    f"{INDEX}/requests-2.0.tar.gz": r"requests is no wheel, and https://.*gz would be built anew on every node: build",
+    f"{INDEX}/requests-2.0.zip": r"requests is no wheel",
+    "git+https://git.example.org/requests@1a2b": r"requests comes from a repository, git\+https://.* build a wheel",
+    "direct+git+ssh://git@git.example.org/requests@1a2b": r"requests comes from a repository",
+    "./requests": r"requests is at \./requests, a path that nodes do not have: build a wheel of it, put it into an",
+    "../wheels/requests-2.0-py3-none-any.whl": r"requests is at \.\./wheels/.*whl, a path that nodes do not have",
+    "ftp://wheels.example.org/requests-2.0-py3-none-any.whl": r"is no http, https or file URL of a wheel",
+    f"{INDEX}/requests-2.0-any.whl": r"requests: '.*requests-2.0-any.whl' is no http, https or file URL of a wheel",
+    f"{INDEX}/a requests-2.0-py3-none-any.whl": r"is no http, https or file URL of a wheel",
+    f"{INDEX}/other-2.0-py3-none-any.whl": r"requests 2.0 is said to be at .*other-2.0.*, which is other 2.0 pypi",
+    f"{INDEX}/requests-2.1-py3-none-any.whl": r"requests 2.0 is said to be at .*, which is requests 2.1 pypi",
+    f"{INDEX}/requests-2.0-cp311-cp311-manylinux_2_17_x86_64.whl": r"does not run on linux-64 with Python 3.10.13",
+    f"{INDEX}/requests-2.0-py3-none-win_amd64.whl": r"requests-2.0-py3-none-win_amd64.whl does not run on linux-64",
+}
+
+
+@pytest.mark.parametrize("url", INEXACT_WHEELS)
+def test_what_is_no_exact_wheel_for_the_platform_is_refused(url: str) -> None:
+    conda_lock = document(entry(PYTHON), pip_entry() | {"url": url})
+    pixi = {"pypi": url, "name": "requests", "version": "2.0", "sha256": SHA_B}
+    with pytest.raises(CondaError, match=f"^conda-lock.yml: .*{INEXACT_WHEELS[url]}"):
+        from_conda_lock(conda_lock, "conda-lock.yml")
+    for version in (6, 7):
+        with pytest.raises(CondaError, match=f"^pixi.lock: .*{INEXACT_WHEELS[url]}"):
+            from_pixi_lock(pixi_wheels(pixi, version=version), "pixi.lock")
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([pip_entry()], "requests is a pip package, and linux-64 has no python to install it into: add python"),
+        ([entry(NUMPY), pip_entry()], "requests is a pip package, and linux-64 has no python"),
+        ([entry(PYTHON), pip_entry(hash={"md5": MD5_A})], "requests has only an md5 sum, which pip does not take"),
+        ([entry(PYTHON), pip_entry(hash={})], "requests has no hash"),
+        ([entry(PYTHON), pip_entry(hash={"sha256": "beef"})], "the sha256 of requests is none: 'beef'"),
+        ([entry(PYTHON), pip_entry(), pip_entry()], "has requests twice: requests 2.0 pypi, requests 2.0 pypi"),
+        (
+            [entry(PYTHON), pip_entry(f"{INDEX}/a_b-1-py3-none-any.whl"), pip_entry(f"{INDEX}/A.B-2-py3-none-any.whl")],
+            "has a-b twice: a-b 1 pypi, a-b 2 pypi",
+        ),
+        (
+            [
+                entry(PYTHON),
+                entry(f"{CHANNEL}/noarch/a_b-1-0.conda", dependencies={"python": ">=3.9"}),
+                pip_entry(f"{INDEX}/a.b-2-py3-none-any.whl"),
+            ],
+            "has a-b from conda and from pip, which would overwrite conda's files: keep one of them",
+        ),
+    ],
+)
+def test_wheels_that_cannot_be_installed_are_refused(entries: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(CondaError, match=f"^conda-lock.yml:? {message}"):
+        from_conda_lock(document(*entries), "conda-lock.yml")
+
+
+def test_a_wheel_that_pixi_would_overwrite_conda_with_is_refused() -> None:
+    lock = pixi_wheels({"pypi": f"{INDEX}/numpy-2.0-py3-none-any.whl", "name": "numpy", "sha256": SHA_B})
+    lock["environments"]["default"]["packages"]["linux-64"].append({"conda": NUMPY})
+    lock["packages"].append({"conda": NUMPY, "sha256": SHA_A, "depends": ["python >=3.10,<3.11.0a0"]})
+    with pytest.raises(CondaError, match=r"pixi.lock has numpy from conda and from pip"):
+        from_pixi_lock(lock, "pixi.lock")
+
+
+@pytest.mark.parametrize("depends", [{}, {"python_abi": "3.10.*"}, {"python-dateutil": ""}])
+def test_another_thing_of_the_same_name_is_no_hindrance(depends: dict[str, str]) -> None:
+    """conda's tzdata are the time zones for all programs, and the wheel is a Python package."""
+    conda = entry(f"{CHANNEL}/noarch/tzdata-2024b-hc8b5060_0.conda", dependencies=depends)
+    wheel = pip_entry(f"{INDEX}/tzdata-2024.2-py2.py3-none-any.whl")
+    (found,) = from_conda_lock(document(entry(PYTHON), conda, wheel), "x")["linux-64"].wheels
+    assert found.label == "tzdata 2024.2 pypi"
+
+
+def test_an_editable_package_is_refused() -> None:
+    """pixi gives the hash of a directory's pyproject.toml, which is not that of any wheel."""
+    editable = {"pypi": "./", "name": "mine", "version": "0.1.0", "sha256": SHA_A, "editable": True}
+    with pytest.raises(CondaError, match=r"pixi.lock: mine is editable, so it is only a way to a directory .* build"):
+        from_pixi_lock(pixi_wheels(editable), "pixi.lock")
+
+
+PYTHONS = [f"3.{minor}" for minor in range(8, 15)]
+PLATFORM_TAGS = {
+    platform: [f"manylinux_2_{minor}_{machine}" for minor in range(5, 40)]
+    + [f"{old}_{machine}" for old in ("manylinux1", "manylinux2010", "manylinux2014", "linux")]
+    for platform, machine in (("linux-64", "x86_64"), ("linux-aarch64", "aarch64"))
+}
+
+
+@pytest.mark.parametrize("platform", PLATFORM_TAGS)
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "py3-none-any",
+        "py2.py3-none-any",
+        "py2-none-any",
+        "py310-none-any",
+        "cp310-cp310-manylinux2014_x86_64",
+        "cp310-cp310-manylinux_2_17_x86_64.manylinux2014_x86_64",
+        "cp310-cp310-manylinux_2_17_aarch64.manylinux2014_aarch64",
+        "cp38-abi3-manylinux1_x86_64",
+        "cp37.cp38.cp39-abi3-linux_x86_64",
+        "cp312-none-any",
+        "py3-none-manylinux2014_x86_64",
+        "pp310-pypy310_pp73-manylinux_2_17_x86_64",
+        "cp310-cp310-musllinux_1_2_x86_64",
+        "cp310-cp310-macosx_11_0_arm64",
+        "cp310-cp310-win_amd64",
+        "py3-none-win_amd64",
+        "cp311-abi3-manylinux_2_34_x86_64",
+    ],
+)
+def test_a_wheel_fits_where_packaging_says_so(tag: str, python: str, platform: str) -> None:
+    version = tuple(int(part) for part in python.split("."))
+    places = PLATFORM_TAGS[platform]
+    tags = {*cpython_tags(version, platforms=places), *compatible_tags(version, f"cp{version[0]}{version[1]}", places)}
+    expected = not tags.isdisjoint(parse_tag(tag))
+    wheel = Wheel.from_url(f"{INDEX}/requests-2.0-1-{tag}.whl", SHA_A)
+    assert wheel.fits(platform, f"{python}.5") == expected
+
+
+VERSIONS = ["1", "1.0", "1.0.0", "01.0", "v1.0", "1.0a1", "1.0-ALPHA.1", "1.0rc1", "1.0c1", "1.0.preview1", "1.0.post1"]
+VERSIONS += ["1.0-1", "1.0r1", "1!1.0", "1.0.dev0", "1.0dev", "1.0+cu118", "1.0+CU.118", "1.0+cu-118", "1.0a", "1.0a0"]
+VERSIONS += [
+    "2024.07.04",
+    "2024.7.4",
+    "1.0.post1.dev2",
+    "1.0a1.post2.dev3+x.1",
+    "1.0+0118",
+    "1.0+118",
+    "0",
+    "0.0",
+    "1.10",
+]
+
+
+def test_versions_are_equal_where_packaging_says_so() -> None:
+    for one in VERSIONS:
+        for other in VERSIONS:
+            assert (comparable(one) == comparable(other), one, other) == (Version(one) == Version(other), one, other)
+    assert comparable("Anything Else ") == "anything else"
 
 
 def test_the_identity_is_of_the_packages_not_of_the_file() -> None:

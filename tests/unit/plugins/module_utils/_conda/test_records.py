@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock, Package
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock, Package, Wheel
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.records import (
     compare_files,
     compare_with_lock,
+    read_distributions,
     read_records,
     sha256_of,
 )
@@ -154,3 +157,149 @@ def test_the_sum_is_of_the_whole_file(tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(content)
     assert sha256_of(str(tmp_path / "big")) == hashlib.sha256(content).hexdigest()
     assert sha256_of(str(tmp_path / "nothing")) == ""
+
+
+SITE = "lib/python3.10/site-packages"
+DIGEST = "sha256=" + base64.urlsafe_b64encode(bytes.fromhex(SUM)).decode().rstrip("=")
+
+
+def write_distribution(
+    prefix: Path, stem: str = "Foo.Bar-1.0", *rows: str, metadata: str | None = None, **files: str
+) -> Path:
+    """What pip leaves of a wheel with a module; *files* are further ones in its dist-info."""
+    name, version = stem.split("-")
+    info = prefix / SITE / f"{stem}.dist-info"
+    info.mkdir(parents=True)
+    module = prefix / SITE / f"{name.lower()}.py"
+    module.write_bytes(CONTENT)
+    (info / "METADATA").write_text(metadata or f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n\nText\n")
+    for file, text in files.items():
+        (info / file.replace("__", ".")).write_text(text)
+    rows = (f"{module.name},{DIGEST},{len(CONTENT)}", *rows, f"{info.name}/METADATA,,", f"{info.name}/RECORD,,")
+    (info / "RECORD").write_text("".join(f"{row}\n" for row in rows))
+    return info
+
+
+def wheel(version: str = "1.0", name: str = "foo-bar") -> Wheel:
+    return Wheel(name, version, "", SUM)
+
+
+def test_a_distribution_is_told_as_its_files_tell_it(tmp_path: Path) -> None:
+    scripts = (f"../../../bin/foo,{DIGEST},8", f'"a,b.py",{DIGEST},8', f"__pycache__/x.cpython-310.pyc,{DIGEST},8")
+    write_distribution(tmp_path, "Foo.Bar-1.0", *scripts, f"/etc/passwd,{DIGEST},8", INSTALLER="pip\n")
+    ((found,), problems) = read_distributions(str(tmp_path))
+    assert problems == []
+    assert (found.name, found.version, found.installer, found.label) == ("foo-bar", "1.0", "pip", "foo-bar 1.0 pypi")
+    info = f"{SITE}/Foo.Bar-1.0.dist-info"
+    assert found.directory == info
+    module, data, cached = f"{SITE}/foo.bar.py", f"{SITE}/a,b.py", f"{SITE}/__pycache__/x.cpython-310.pyc"
+    lists = (f"{info}/METADATA", f"{info}/RECORD")
+    assert found.files == (module, "bin/foo", data, cached, "/etc/passwd", *lists)
+    assert found.sums == dict.fromkeys((module, "bin/foo", data), SUM)  # nothing outside of the prefix is read
+    assert (found.direct_url, found.editable) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "editable"),
+    [
+        ('{"url": "file:///home/me/foo", "dir_info": {"editable": true}}', True),
+        ('{"url": "file:///home/me/foo", "dir_info": {}}', False),
+        ('{"url": "https://x/foo.whl", "archive_info": {}}', False),
+        ('{"url": "file:///x", "dir_info": [1]}', False),
+    ],
+)
+def test_a_distribution_tells_where_it_is_from(text: str, editable: bool, tmp_path: Path) -> None:
+    write_distribution(tmp_path, direct_url__json=text)
+    ((found,), _problems) = read_distributions(str(tmp_path))
+    assert (found.direct_url, found.editable) == (json.loads(text), editable)
+
+
+def test_what_conda_has_installed_is_no_distribution_of_its_own(tmp_path: Path) -> None:
+    write_distribution(tmp_path)
+    (tmp_path / "lib" / "python3.1").symlink_to("python3.10")
+    (found,) = read_distributions(str(tmp_path))[0]
+    write_record(tmp_path, path(f"{found.directory}/METADATA"))
+    assert read_distributions(str(tmp_path)) == ([], [])
+    assert read_distributions(str(tmp_path), []) == ([found], [])
+    assert read_distributions(str(tmp_path / "nowhere")) == ([], [])
+
+
+UNREADABLE: dict[str, tuple[Any, list[str]]] = {
+    "no RECORD": (lambda info: (info / "RECORD").unlink(), ["RECORD"]),
+    "no METADATA": (lambda info: (info / "METADATA").unlink(), ["METADATA"]),
+    "no sum": (lambda info: (info / "RECORD").write_text("foo.py,sha256=???,1\n"), ["RECORD"]),
+    "no table": (lambda info: (info / "RECORD").write_text("x" * 200_000), ["RECORD"]),
+    "bytes": (lambda info: (info / "RECORD").write_bytes(b"\xff,,\n"), []),
+    "no JSON": (lambda info: (info / "direct_url.json").write_text("{"), ["direct_url.json"]),
+    "no mapping": (lambda info: (info / "direct_url.json").write_text("[]"), ["direct_url.json"]),
+    "deep": (lambda info: (info / "direct_url.json").write_text("[" * 100_000), ["direct_url.json"]),
+    "a directory": (lambda info: (info / "INSTALLER").mkdir(), ["INSTALLER"]),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_distribution_that_cannot_be_read_is_a_problem_not_a_crash(name: str, tmp_path: Path) -> None:
+    info = write_distribution(tmp_path)
+    damage, files = UNREADABLE[name]
+    damage(info)
+    ((found,), problems) = read_distributions(str(tmp_path))
+    assert found.label == "foo-bar 1.0 pypi"
+    assert kinds(problems) == [("record", f"{found.directory}/{file}") for file in files]
+
+
+@pytest.mark.parametrize(
+    ("wheels", "expected"),
+    [
+        ((wheel(),), []),
+        ((wheel("1"),), []),
+        ((wheel("1.0.1"),), [("changed", "foo-bar", "expected foo-bar 1.0.1 pypi, found foo-bar 1.0 pypi")]),
+        ((), [("foreign", "foo-bar", "foo-bar 1.0 pypi is not in the lock")]),
+        ((wheel(), wheel(name="baz")), [("missing", "baz", "baz 1.0 pypi is not installed")]),
+    ],
+)
+def test_distributions_are_held_against_the_lock(
+    wheels: tuple[Wheel, ...], expected: list[tuple[str, str, str]], tmp_path: Path
+) -> None:
+    write_distribution(tmp_path)
+    write_record(tmp_path)
+    lock = dataclasses.replace(lock_of(), wheels=wheels)
+    found = compare_with_lock(read_records(str(tmp_path))[0], lock, read_distributions(str(tmp_path))[0])
+    assert [(problem.kind, problem.subject, problem.detail) for problem in found] == expected
+
+
+def test_a_second_version_of_a_distribution_is_foreign(tmp_path: Path) -> None:
+    write_distribution(tmp_path)
+    write_distribution(tmp_path, "foo_bar-2.0")
+    lock = Lock("linux-64", (), (wheel("2.0"),))
+    found = compare_with_lock([], lock, read_distributions(str(tmp_path))[0])
+    assert [problem.detail for problem in found] == ["foo-bar 2.0 pypi is there beside foo-bar 1.0 pypi"]
+
+
+def test_the_same_version_from_elsewhere_is_found(tmp_path: Path) -> None:
+    write_distribution(tmp_path, direct_url__json='{"url": "file:///home/me/foo"}')
+    found = compare_with_lock([], Lock("linux-64", (), (wheel(),)), read_distributions(str(tmp_path))[0])
+    assert [(one.kind, one.detail) for one in found] == [
+        ("changed", "foo-bar 1.0 pypi was installed by hand from file:///home/me/foo")
+    ]
+
+
+def test_the_files_of_a_distribution_are_checked(tmp_path: Path) -> None:
+    write_distribution(tmp_path, "Foo.Bar-1.0", f"gone.py,{DIGEST},8", "unsummed.py,,")
+    (tmp_path / SITE / "foo.bar.py").write_bytes(CONTENT.upper())
+    (tmp_path / SITE / "unsummed.py").touch()
+    found = compare_files(str(tmp_path), read_distributions(str(tmp_path))[0])
+    assert [(problem.kind, problem.subject, problem.detail) for problem in found] == [
+        ("changed", f"{SITE}/foo.bar.py", "file of foo-bar 1.0 pypi has other content"),
+        ("missing", f"{SITE}/gone.py", "file of foo-bar 1.0 pypi is missing"),
+    ]
+
+
+def test_a_file_of_two_distributions_may_be_that_of_either(tmp_path: Path) -> None:
+    other = "sha256=" + "A" * 43
+    write_distribution(tmp_path, "one-1.0", f"common.py,{other},8")
+    write_distribution(tmp_path, "two-1.0", f"common.py,{DIGEST},8")
+    distributions = read_distributions(str(tmp_path))[0]
+    (tmp_path / SITE / "common.py").write_bytes(CONTENT)
+    assert compare_files(str(tmp_path), distributions) == []
+    (tmp_path / SITE / "common.py").write_bytes(CONTENT.upper())
+    assert len(compare_files(str(tmp_path), distributions)) == 2

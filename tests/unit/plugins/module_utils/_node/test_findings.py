@@ -6,6 +6,11 @@ import hashlib
 from typing import Any
 
 import pytest
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import kernels
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.convergence import Wanted
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import SmokeTest
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock, Package
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.sealing import Access
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node.findings import (
     TOLD,
     Finding,
@@ -15,7 +20,10 @@ from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node.finding
 )
 
 WANTED = "py310_26.5.3-1@" + "a" * 64
-LOCK, OLD_LOCK = "1" * 64, "2" * 64
+IPYKERNEL = Package.from_url("https://conda.example.org/x/noarch/ipykernel-7.0-0.conda", "a" * 64)
+WANTED_LOCK = Lock("linux-64", (IPYKERNEL,), variables=(("THREADS", "8"),))
+LOCK, OLD_LOCK = WANTED_LOCK.identity, "2" * 64
+TOLD_LOCK, TOLD_OLD = f"lock {LOCK[:12]}", f"lock {OLD_LOCK[:12]}"
 
 
 def problem(kind: str, subject: str = "bin/x", detail: str = "is so") -> dict[str, str]:
@@ -134,34 +142,42 @@ def test_managed_files_are_held_against_content_and_owner(
 def environment(
     generation: str | None = "/g/1", identity: str | None = LOCK, *problems: Any, **more: Any
 ) -> dict[str, Any]:
-    found = {"generation": generation, "identity": identity, "problems": list(problems), "leftovers": [], **more}
-    return {"environments": {"ml": found}}
+    found = {"generation": generation, "identity": identity, "problems": list(problems), "leftovers": [], "unused": []}
+    return {"environments": {"ml": {**found, "kernelspec": kernelspec("absent"), **more}}}
+
+
+def kernelspec(state: str, text: str = "") -> dict[str, str]:
+    return {"path": "/kernels/ml", "state": state, "text": text}
+
+
+def want(**changes: Any) -> Wanted:
+    return Wanted(**{"name": "ml", "lock": WANTED_LOCK, "smoke_test": SmokeTest((), "nobody", 9), **changes})
 
 
 @pytest.mark.parametrize(
     ("node", "expected"),
     [
         (environment(), []),
-        ({"environments": {}}, [("/envs/ml", "lock 111111111111", "absent", "auto")]),
-        (environment(None, None), [("/envs/ml", "lock 111111111111", "absent", "auto")]),
-        (environment(identity=OLD_LOCK), [("/envs/ml", "lock 111111111111", "lock 222222222222", "auto")]),
+        ({"environments": {}}, [("/envs/ml", TOLD_LOCK, "absent", "auto")]),
+        (environment(None, None), [("/envs/ml", TOLD_LOCK, "absent", "auto")]),
+        (environment(identity=OLD_LOCK), [("/envs/ml", TOLD_LOCK, TOLD_OLD, "auto")]),
         (
             environment("/g/1", LOCK, problem("foreign", "foo")),
-            [("foo", "lock 111111111111", "foreign: is so", "auto")],
+            [("foo", TOLD_LOCK, "foreign: is so", "auto")],
         ),
         (
             environment(None, None, problem("obstacle", "/envs/ml")),
-            [("/envs/ml", "lock 111111111111", "obstacle: is so", "human")],
+            [("/envs/ml", TOLD_LOCK, "obstacle: is so", "human")],
         ),
         (
             environment(None, None, problem("link", "/envs/ml")),
-            [("/envs/ml", "lock 111111111111", "link: is so", "auto")],
+            [("/envs/ml", TOLD_LOCK, "link: is so", "auto")],
         ),
         (
             environment("/g/1", OLD_LOCK, problem("missing")),
             [
-                ("bin/x", "lock 111111111111", "missing: is so", "auto"),
-                ("/envs/ml", "lock 111111111111", "lock 222222222222", "auto"),
+                ("bin/x", TOLD_LOCK, "missing: is so", "auto"),
+                ("/envs/ml", TOLD_LOCK, TOLD_OLD, "auto"),
             ],
         ),
         (
@@ -171,15 +187,103 @@ def environment(
     ],
 )
 def test_environments_are_held_against_their_locks(node: dict[str, Any], expected: list[Any]) -> None:
-    findings = of_environments(node, {"ml": {"link": "/envs/ml", "identity": LOCK}})
+    findings = of_environments(node, [want()], "/envs")
     assert told(findings) == expected
     for finding in findings:
         assert finding.component == "environment ml"
         assert finding.severity == ("warning" if finding.subject == "/g/2" else "error")
 
 
+OURS = kernels.render("ml", "/g/1", WANTED_LOCK.variables)
+KERNEL = "kernelspec of /g/1"
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "expected"),
+    [
+        (kernelspec("ours", OURS), True, None),
+        (kernelspec("absent"), True, (KERNEL, "kernel: is missing", "auto")),
+        (kernelspec("unfinished"), True, (KERNEL, "kernel: is missing", "auto")),
+        (
+            kernelspec("ours", OURS.replace("/g/1", "/g/0")),
+            True,
+            (KERNEL, "kernel: leads to another generation or was edited", "auto"),
+        ),
+        (kernelspec("foreign"), True, (KERNEL, "obstacle: is no kernelspec of this collection", "human")),
+        (kernelspec("absent"), False, None),
+        (kernelspec("foreign"), False, None),
+        (kernelspec("ours", OURS), False, ("absent", "kernel: should not be there", "auto")),
+        (kernelspec("unfinished"), False, ("absent", "kernel: should not be there", "auto")),
+    ],
+)
+def test_a_kernelspec_is_held_against_the_generation_it_must_start(
+    found: dict[str, str], wanted: bool, expected: tuple[str, ...] | None
+) -> None:
+    findings = of_environments(environment(kernelspec=found), [want(kernel=wanted)], "/envs")
+    assert told(findings) == ([("/kernels/ml", *expected)] if expected else [])
+    # The run that builds the right generation writes its kernelspec too.
+    (finding,) = of_environments(environment(identity=OLD_LOCK, kernelspec=found), [want(kernel=wanted)], "/envs")
+    assert finding.actual == TOLD_OLD
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        ({"environments": {}}, []),
+        (environment(None, None), []),
+        (environment(), [("/envs/ml", "absent", TOLD_LOCK, "auto")]),
+        (environment("/g/1", None, problem("manifest", "/g/1")), [("/envs/ml", "absent", "is there", "auto")]),
+        (environment(None, None, problem("link", "/envs/ml")), [("/envs/ml", "absent", "is there", "auto")]),
+        (environment(None, None, problem("obstacle", "/envs/ml")), [("/envs/ml", "absent", "is there", "human")]),
+        (environment(None, None, unused=["/g/1"]), [("/g/1", "absent", "generation that nobody uses", "auto")]),
+        (environment(None, None, leftovers=["/g/2"]), [("/g/2", "absent", "unfinished prefix", "auto")]),
+        (
+            environment(None, None, kernelspec=kernelspec("ours", OURS)),
+            [("/kernels/ml", "absent", "kernelspec", "auto")],
+        ),
+        (environment(None, None, kernelspec=kernelspec("foreign")), []),
+    ],
+)
+def test_an_environment_that_should_be_gone_is_told(node: dict[str, Any], expected: list[Any]) -> None:
+    assert told(of_environments(node, [want(state="absent", lock=Lock("linux-64", ()))], "/envs")) == expected
+
+
+DAMAGED = environment("/g/1", LOCK, problem("missing"), problem("foreign", "foo"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [("error", "auto"), ("error", "auto")]),
+        ({"repair": False}, [("error", "human"), ("error", "human")]),
+        ({"foreign_packages": "report"}, [("error", "auto"), ("warning", "human")]),
+        ({"state": "verified"}, [("error", "human"), ("error", "human")]),
+    ],
+)
+def test_what_no_run_will_mend_is_for_a_person(changes: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    findings = of_environments(DAMAGED, [want(**changes)], "/envs")
+    assert [(finding.severity, finding.fix) for finding in findings] == expected
+    # Another lock is reason enough for another generation, which has no damage.
+    old = environment("/g/1", OLD_LOCK, problem("missing"))
+    fixes = [finding.fix for finding in of_environments(old, [want(**changes)], "/envs")]
+    assert fixes == (["human"] if changes.get("state") else ["auto"]) * 2
+
+
+def test_who_may_use_a_generation_is_told_where_it_differs() -> None:
+    chemists = Access(group="chem", mode="0750")
+    (finding,) = of_environments(environment(), [want(access=chemists)], "/envs")
+    assert (finding.expected, finding.actual) == (
+        f"{TOLD_LOCK} with group chem, mode 0750, umask 0022",
+        TOLD_LOCK,
+    )
+    node = environment(identity=want(access=chemists).identity)
+    assert of_environments(node, [want(access=chemists)], "/envs") == []
+    (finding,) = of_environments(environment(identity=f"{LOCK}@edited"), [want()], "/envs")
+    assert finding.actual == f"{TOLD_LOCK} with unknown access"
+
+
 def test_environments_that_nobody_asked_for_are_no_finding() -> None:
-    assert of_environments(environment(None, None, problem("obstacle")), {}) == []
+    assert of_environments(environment(None, None, problem("obstacle")), [], "/envs") == []
 
 
 def test_a_finding_is_data_and_one_line() -> None:
