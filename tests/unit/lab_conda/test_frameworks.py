@@ -188,6 +188,17 @@ def test_without_the_build_string_it_would_quietly_be_the_build_without_cuda(cha
     assert found["pytorch"].startswith("2.0.0 cuda118")
 
 
-@pytest.mark.parametrize(("one", "other"), [("pytorch", "jax"), ("tensorflow", "jax")])
-def test_in_one_environment_they_cannot_live(one: str, other: str, channel: Path) -> None:
-    assert isinstance(solve(channel, example(one) + example(other), "12.2"), str)
+@pytest.mark.parametrize(
+    ("wanted", "about"),
+    [
+        (["pytorch=2.0.*=cuda118*", "jaxlib=0.6.*=cuda12*"], "cudatoolkit"),
+        (["tensorflow=2.12.*", "jaxlib=0.6.*=cuda12*"], "cudatoolkit"),
+        (["tensorflow=2.12.*", "jax=0.6.*", "numpy<1.24"], "numpy"),
+        (["pytorch=2.0.*", "numpy>=2"], "numpy"),
+        (["tensorflow=2.12.*", "typing_extensions>=4.6"], "typing_extensions"),
+    ],
+)
+def test_what_they_conflict_about(wanted: list[str], about: str, channel: Path) -> None:
+    said = solve(channel, ["python=3.10", *wanted], "12.2")
+    assert isinstance(said, str)
+    assert about in said
