@@ -102,6 +102,10 @@ molecule: setup lab-packages ## test the roles on lab nodes, all scenarios or on
 test: setup ## everything, the quick parts first, up to the first failure
 	@tools/run_steps.sh lint unit docs-check build sanity site check molecule acceptance
 
+.PHONY: bench
+bench: setup ## what looking, installing and switching cost; with CONDA_EXE=PATH beside that conda
+	@PYTHONPATH=tests python benchmarks/environments.py $(ARGS)
+
 .PHONY: lock
 lock: setup ## lock requirements-dev.in for all supported Pythons (ARGS=--upgrade: newer versions)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(ARGS) --output-file requirements-dev.txt requirements-dev.in

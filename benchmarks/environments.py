@@ -1,7 +1,7 @@
 """What looking at environments, installing them and switching them costs, beside what conda takes for the same.
 
-Every figure is a ratio of CPU time (user and system, of all processes), taken from the same run on the same machine:
-packages are made here, a real engine installs them, and each way is tried in turn, several times, the best one counting.
+Every figure is a ratio of CPU times (user and system, of all processes) that were taken in the same run: packages are
+made here, a real engine installs them, and each way is tried several times, of which the best one counts.
 Run it with `make bench`, and with CONDA_EXE=/path/to/conda for the comparisons with that conda.
 """
 

@@ -109,7 +109,7 @@ def test_what_a_user_has_made_becomes_a_shared_environment(tmp_path: Path) -> No
     hers, shared = contents(MINE, f"{ENVS}/mine")
     assert shared == hers
     assert {"bin/byhand", "lib/python3.10/site-packages/byhand.py", "bin/python3.10"} <= hers.keys()
-    assert len(hers) > 2000
+    assert len(hers) > 1000
     shown = cluster.on_node(f"{ENVS}/mine/bin/python -c 'import numpy, byhand; byhand.main()'", user="alice").stdout
     assert shown == "by hand\n"
 
@@ -125,6 +125,6 @@ def test_a_shared_environment_is_built_again_from_each_format(tmp_path: Path) ->
 
     original, *copies = contents(*(f"{ENVS}/{name}" for name in ("tools", *formats)), "/home/alice/.conda/envs/again")
     assert copies == [original] * 3
-    assert len(original) > 2000
+    assert len(original) > 1000
     ids = {Path(cluster.on_node(f"readlink {ENVS}/{name}").stdout.strip()).name for name in ("tools", *formats)}
     assert len(ids) == 1  # the same identity: all were made from the same packages

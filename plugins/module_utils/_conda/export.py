@@ -17,12 +17,11 @@ import os
 import posixpath
 import re
 import typing as t
-import urllib.parse
 
 from . import construction, prefixes
 from .errors import CondaError
 from .generations import Layout, names
-from .lock_writing import Entry, conda_lock_text, dependencies_of, explicit_text
+from .lock_writing import Entry, conda_lock_text, dependencies_of, explicit_text, public_url, quoted, scalar
 from .locks import Lock, Package, Wheel, comparable, from_conda_lock
 from .records import Distribution, Record, read_distributions, read_records
 
@@ -32,9 +31,6 @@ LEAVE_OUT = ("pip", "variables")
 _LOCK = "conda-meta/envfleet.lock"  # what a generation was made from
 _UNSET = "***unset***"  # conda's mark of a variable that was taken away
 _ALIAS = "https://conda.anaconda.org/"  # what every conda puts before a bare name, unless told otherwise
-# A match spec that YAML reads as that string without quotes.
-_PLAIN = re.compile(r"[A-Za-z_][\w.+-]*(=[\w.+*!-]+){0,2}", re.ASCII)
-_WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
 _SPECS = re.compile(r"#\s*(?P<action>\w+)\s+specs:\s*(?P<specs>.*)")
 _URL = re.compile(r"\w+://[^\s\[\]'\"]+?(?=::|[\s\[\]'\"]|$)")  # in a match spec
 _ADDED, _REMOVED = ("update", "install", "create", "neutered"), ("remove", "uninstall")
@@ -147,15 +143,15 @@ def environment_text(content: Content, name: str, *, builds: bool = True, from_h
         specs = requested_specs(content)
     else:
         specs = [f"{r.name}={r.version}" + (f"={r.build}" if builds else "") for r in content.records]
-    lines = [f"name: {_scalar(name)}"] if name and not re.search(r"[/ :#]", name) else []
+    lines = [f"name: {scalar(name)}"] if name and not re.search(r"[/ :#]", name) else []
     lines += ["channels:" if channels_of(content) else "channels: []"]
-    lines += [f"  - {_scalar(_short(channel))}" for channel in channels_of(content)]
+    lines += [f"  - {scalar(_short(channel))}" for channel in channels_of(content)]
     lines += ["dependencies:" if specs or content.distributions else "dependencies: []"]
-    lines += [f"  - {_scalar(spec)}" for spec in specs]
+    lines += [f"  - {scalar(spec)}" for spec in specs]
     lines += ["  - pip:"] if content.distributions else []
-    lines += [f"      - {_scalar(_requirement(distribution))}" for distribution in content.distributions]
+    lines += [f"      - {scalar(_requirement(distribution))}" for distribution in content.distributions]
     lines += ["variables:"] if content.variables else []
-    lines += [f"  {_scalar(name)}: {_quoted(value)}" for name, value in content.variables.items()]
+    lines += [f"  {scalar(name)}: {quoted(value)}" for name, value in content.variables.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -163,7 +159,7 @@ def channels_of(content: Content) -> list[str]:
     """The URLs of the channels that the packages came from, without credentials, in the order that conda lists them."""
     found: dict[str, None] = {}
     for record in content.records:
-        channel, _slash, subdir = without_credentials(record.url).rpartition("/")[0].rpartition("/")
+        channel, _slash, subdir = public_url(record.url).rpartition("/")[0].rpartition("/")
         if subdir == record.subdir and "://" in channel:
             found[channel] = None
     return list(found)
@@ -183,7 +179,7 @@ def requested_specs(content: Content) -> list[str]:
             f"from_history: nothing in {content.prefix} tells what was asked for, as where it was built from a lock: "
             "take its spec, or leave from_history out"
         )
-    return [_URL.sub(lambda match: without_credentials(match[0]), spec) for spec in specs]
+    return [_URL.sub(lambda match: public_url(match[0]), spec) for spec in specs]
 
 
 def _history(prefix: str) -> dict[str, str]:
@@ -303,24 +299,9 @@ def conda_lock(content: Content) -> str:
     )
 
 
-def without_credentials(url: str, of_channel: bool = True) -> str:
-    """*url* without user and password, and one of a channel or of a package in it without token.
-
-    An empty string where *url* is none.
-    """
-    try:
-        parts = urllib.parse.urlsplit(url)
-    except ValueError:
-        return ""
-    path = parts.path
-    if of_channel and parts.scheme != "file":  # a directory may be called t too
-        path = re.sub(r"/t/[^/]*(?=/|$)", "", path, count=1)
-    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], path=path))
-
-
 def _url_of(distribution: Distribution) -> str:
     """Where a distribution says it is from, or an empty string."""
-    return without_credentials(str((distribution.direct_url or {}).get("url") or ""), of_channel=False)
+    return public_url(str((distribution.direct_url or {}).get("url") or ""), of_channel=False)
 
 
 def _short(channel: str) -> str:
@@ -329,7 +310,7 @@ def _short(channel: str) -> str:
 
 
 def _package(record: Record) -> Package:
-    url = without_credentials(record.url)
+    url = public_url(record.url)
     package = None
     with contextlib.suppress(CondaError):
         package = Package.from_url(url, record.sha256, record.md5)
@@ -387,16 +368,3 @@ def _origin(distribution: Distribution) -> str:
     if distribution.editable:
         return f"is installed editable from {url}"
     return f"is from {url}" if _sha256_of(origin) else f"was built from {url}"
-
-
-def _scalar(value: str) -> str:
-    """*value* as a YAML scalar: plain where every YAML reads it back as that string, else in quotes."""
-    url = re.fullmatch(r"[a-z]+://[\w./~@%+-]+(:\d+)?[\w./~@%+-]*", value, re.ASCII)
-    if url or (_PLAIN.fullmatch(value) and value.lower() not in _WORDS):
-        return value
-    return _quoted(value)
-
-
-def _quoted(value: str) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return re.sub(r"[^\x20-\x7e]", lambda match: f"\\U{ord(match[0]):08x}", text)

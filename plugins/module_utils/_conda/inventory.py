@@ -16,7 +16,6 @@ import dataclasses
 import json
 import os
 import pwd
-import re
 import stat
 import time
 import typing as t
@@ -24,12 +23,12 @@ import typing as t
 from . import generations, prefixes
 from .errors import CondaError
 from .footprint import Footprint, Inode, inode_of, measure
+from .lock_writing import public_url
 from .problems import Problem
 from .usage import in_use
 
 PASSWD = "/etc/passwd"
 _MOST_BYTES = 64 << 20  # of a file that is read: the records of the largest packages have some MiB
-_CREDENTIALS = re.compile(r"(?<=://)[^/@]*@|/t/[^/]+(?=/)")
 _NO_FILE = (FileNotFoundError, NotADirectoryError)
 
 
@@ -399,7 +398,7 @@ def _channel(content: t.Mapping[str, t.Any]) -> str:
     where = url.rpartition("/")[0] or str(content.get("channel") or "")
     subdir = f"/{content.get('subdir')}"
     where = where[: -len(subdir)] if where.endswith(subdir) else where
-    return _CREDENTIALS.sub("", where + "/").rstrip("/")
+    return public_url(where) if "://" in where else where
 
 
 @contextlib.contextmanager

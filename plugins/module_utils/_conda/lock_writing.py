@@ -20,8 +20,8 @@ from .errors import CondaError
 from .locks import VARIABLE_KEY, Lock, Package, Wheel
 
 # What every YAML reads as the same string without quotes: no number, date, truth value or null among it.
-_PLAIN = re.compile(r"[A-Za-z0-9_/][\w./@+~-]*(:[\w./@+~-]+)*", re.ASCII)
-_NUMBER = re.compile(r"[\d_.:+-]*(e[-+]?\d*)?|0[xob].*|[\dTtZz:._+-]+", re.ASCII | re.IGNORECASE)
+_PLAIN = re.compile(r"[A-Za-z0-9_/][\w./@+~=*!-]*(:[\w./@+~=*!-]+)*", re.ASCII)
+_NUMBER = re.compile(r"[\d_.:+-]*(e[-+]?\d*)?|0[xob].*|\d[\dTtZz:._+-]*", re.ASCII | re.IGNORECASE)
 _WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
 
 
@@ -38,10 +38,8 @@ def explicit_text(lock: Lock) -> str:
 
     :raises CondaError: the format has no place for something in *lock*: wheels, variables, a package without a hash.
     """
-    for kind, missed in (
-        ("pip packages", [w.name for w in lock.wheels]),
-        ("variables", [k for k, _ in lock.variables]),
-    ):
+    missing = {"pip packages": [wheel.name for wheel in lock.wheels], "variables": list(dict(lock.variables))}
+    for kind, missed in missing.items():
         if missed:
             raise CondaError(
                 f"an @EXPLICIT list has no place for {kind} ({', '.join(missed[:5])}): use a conda-lock file"
@@ -77,9 +75,9 @@ def conda_lock_text(
     lines += _mapping("content_hash", {platform: content_hash[platform] for platform in sorted(entries)}, 2)
     lines += [*_empty("channels", channels, 2)]
     for channel in channels:
-        lines += [f"    - url: {_scalar(public_url(channel))}", "      used_env_vars: []"]
+        lines += [f"    - url: {scalar(public_url(channel))}", "      used_env_vars: []"]
     for key, values in (("platforms", sorted(entries)), ("sources", sources)):
-        lines += [*_empty(key, values, 2), *(f"    - {_scalar(value)}" for value in values)]
+        lines += [*_empty(key, values, 2), *(f"    - {scalar(value)}" for value in values)]
     lines += _mapping("custom_metadata", metadata, 2) if metadata else []
     lines += _empty("package", [entry for listed in entries.values() for entry in listed], 0)
     # One package of all platforms stands together: an update then changes one place.
@@ -108,10 +106,18 @@ def dependencies_of(depends: t.Iterable[str]) -> dict[str, str]:
     return result
 
 
-def public_url(url: str) -> str:
-    """*url* without user, password and token, which a lock must not give away."""
-    parts = urllib.parse.urlsplit(url)
-    path = re.sub(r"^/t/[^/]+(?=/)", "", parts.path)
+def public_url(url: str, of_channel: bool = True) -> str:
+    """*url* without user and password, and one of a channel or of a package in it without token.
+
+    An empty string where *url* is none.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return ""
+    path = parts.path
+    if of_channel and parts.scheme != "file":  # a directory may be called t too
+        path = re.sub(r"/t/[^/]*(?=/|$)", "", path, count=1)
     return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], path=path))
 
 
@@ -120,10 +126,10 @@ def _entry(entry: Entry, platform: str) -> list[str]:
     _require_hash(package)
     manager = "pip" if isinstance(package, Wheel) else "conda"
     hashes = {"md5": getattr(package, "md5", ""), "sha256": package.sha256}
-    lines = [f"  - name: {_scalar(package.name)}", f"    version: {_scalar(package.version)}"]
-    lines += [f"    manager: {manager}", f"    platform: {_scalar(platform)}"]
+    lines = [f"  - name: {scalar(package.name)}", f"    version: {scalar(package.version)}"]
+    lines += [f"    manager: {manager}", f"    platform: {scalar(platform)}"]
     lines += _mapping("dependencies", dict(sorted(entry.dependencies.items())), 4)
-    lines += [f"    url: {_scalar(public_url(package.url))}"]
+    lines += [f"    url: {scalar(public_url(package.url))}"]
     lines += _mapping("hash", {kind: value for kind, value in hashes.items() if value}, 4)
     return [*lines, "    category: main", "    optional: false"]
 
@@ -141,12 +147,18 @@ def _mapping(key: str, values: t.Mapping[str, str], indent: int) -> list[str]:
     if not values:
         return [" " * indent + f"{key}: {{}}"]
     inner = " " * (indent + 2)
-    return [" " * indent + f"{key}:", *(f"{inner}{_scalar(name)}: {_scalar(value)}" for name, value in values.items())]
+    return [" " * indent + f"{key}:", *(f"{inner}{scalar(name)}: {scalar(value)}" for name, value in values.items())]
 
 
-def _scalar(value: str) -> str:
+def scalar(value: str) -> str:
     """*value* as a YAML scalar: plain where every YAML reads it back as that string, else in double quotes."""
     if _PLAIN.fullmatch(value) and not _NUMBER.fullmatch(value) and value.lower() not in _WORDS:
         return value
-    # As JSON, but for characters beyond the basic plane, which JSON writes as two.
-    return '"' + "".join(json.dumps(c)[1:-1] if ord(c) < 0x10000 else f"\\U{ord(c):08x}" for c in value) + '"'
+    return quoted(value)
+
+
+def quoted(value: str) -> str:
+    """*value* as a YAML scalar in double quotes."""
+    # As JSON, but for what YAML does not print, and for characters that JSON writes as two.
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub(r"[^\x20-\x7e]", lambda match: f"\\U{ord(match[0]):08x}", text)

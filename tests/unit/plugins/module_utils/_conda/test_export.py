@@ -316,7 +316,7 @@ def test_every_text_is_read_back_as_it_was(
 @given(st.text(alphabet="ht:/t@.a-[]%?#", max_size=40))
 def test_what_is_left_of_a_url_has_no_user(url: str) -> None:
     for of_channel in (False, True):
-        left = export.without_credentials(f"https://{url}", of_channel)
+        left = export.public_url(f"https://{url}", of_channel)
         assert "@" not in re.split("[/?#]", left.partition("://")[2])[0]
 
 
