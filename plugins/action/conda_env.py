@@ -30,9 +30,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no typ
         directory = arguments.pop("locks_dir") or task_vars.get("inventory_dir") or task_vars["playbook_dir"]
         try:
             environments = arguments["environments"]
-            policy = [arguments.pop(option) for option in ("channels", "channel_alias", "locking")]
+            channels, alias, locking = (arguments.pop(option) for option in ("channels", "channel_alias", "locking"))
             solve = "see" if self._task.check_mode else "keep"
-            locks = read_environments(environments, directory, *policy, solve)
+            locks = read_environments(environments, directory, channels, alias, locking, solve)
         except CondaError as error:
             raise AnsibleActionFail(str(error)) from error
         for environment in environments:

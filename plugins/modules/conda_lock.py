@@ -28,7 +28,7 @@ options:
   environments:
     description:
       - The environments. One without O(environments[].spec) is passed over.
-      - Options of M(envfleet.gpu_cluster.conda_env#module) are passed over too, so the same list can be given to both.
+      - Options of M(envfleet.gpu_cluster.conda_env) are passed over too, so the same list can be given to both.
       - One that is listed several times in the same way is locked once.
     type: list
     elements: dict

@@ -74,12 +74,15 @@ class KeptLocks:
             kept = [
                 os.path.join(self.directory, file) for file in os.listdir(self.directory) if pattern.fullmatch(file)
             ]
+            if not kept:
+                return ""
+            with open(max(kept, key=os.path.getmtime), encoding="utf-8") as stream:
+                return stream.read()
         except FileNotFoundError:
             return ""
-        if not kept:
-            return ""
-        with open(max(kept, key=os.path.getmtime), encoding="utf-8") as stream:
-            return stream.read()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise CondaError(f"the locks kept in {self.directory} cannot be read: {reason}") from error
 
     @contextlib.contextmanager
     def _alone(self, name: str) -> t.Iterator[None]:

@@ -36,6 +36,8 @@ _RESERVED_PREFIXES = ("CONDA_", "_CONDA_", "__CONDA_", "_CE_")
 # conda puts values between quotes as they are, and not between the same quotes for every shell.
 _QUOTES = frozenset("'\"`$\\")
 _Loader: t.Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# A lock has no more than six. Some thousands make the loader in C crash.
+_MAX_LEVELS = 50
 
 
 def read_lock_file(path: str, environment: str = "") -> dict[str, Lock]:
@@ -46,22 +48,25 @@ def read_lock_file(path: str, environment: str = "") -> dict[str, Lock]:
     """
     try:
         return _read(path, environment, os.stat(path).st_mtime_ns)
-    except OSError as error:
-        raise CondaError(f"the lock file {path} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CondaError(f"the lock file {path} cannot be read: {reason}") from error
 
 
 @functools.lru_cache(maxsize=256)
 def _read(path: str, environment: str, _modified: int) -> dict[str, Lock]:
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open(path, encoding="utf-8-sig") as stream:
             text = stream.read()
     except UnicodeDecodeError as error:
         raise CondaError(f"{path} is no text: {error}") from error
     explicit = "@EXPLICIT" in text.split()
     try:
-        document = None if explicit else yaml.load(text, Loader=_Loader)
+        document = None if explicit else _load(text)
     except yaml.YAMLError as error:
         raise CondaError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    except (RecursionError, ValueError) as error:
+        raise CondaError(f"{path} cannot be read as YAML: {error}") from error
     if isinstance(document, dict) and "environments" in document:
         return from_pixi_lock(document, path, environment)
     if environment:
@@ -69,6 +74,13 @@ def _read(path: str, environment: str, _modified: int) -> dict[str, Lock]:
             f"{path} is no pixi.lock, which alone has environments to choose from: take #{environment} off"
         )
     return from_explicit(text, path) if explicit else from_conda_lock(document, path)
+
+
+def _plain(value: t.Any) -> t.Any:
+    """*value* without Ansible's containers that make their content when asked for it: a copy of one copies Ansible."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +96,19 @@ class _Site:
     def allowed(self) -> list[str]:
         """The URLs of the channels."""
         return [channel if "://" in channel else f"{self.alias.rstrip('/')}/{channel}" for channel in self.channels]
+
+
+def _load(text: str) -> t.Any:
+    """What YAML says in *text*.
+
+    :raises ValueError: it is nested deeper than any lock.
+    """
+    levels = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        levels += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if levels > _MAX_LEVELS:
+            raise ValueError(f"it is nested more than {_MAX_LEVELS} levels deep")
+    return yaml.load(text, Loader=_Loader)
 
 
 def read_wanted(
@@ -103,12 +128,12 @@ def read_wanted(
     validator = ArgumentSpecValidator(ENVIRONMENT)
     entries = []
     for environment in environments:
-        validated = validator.validate(dict(environment))
+        validated = validator.validate(_plain(environment))
         if validated.error_messages:
             raise CondaError(f"conda_envs_shared: {environment.get('name')}: {'; '.join(validated.error_messages)}")
         entries.append(validated.validated_parameters)
     wanted, unlocked = [], []
-    locks = read_environments(entries, directory, channels, alias, locking)
+    locks = read_environments(entries, directory, channels, alias, _plain(locking or {}))
     for entry, (name, found) in zip(entries, locks.items(), strict=True):
         absent = entry["state"] == "absent"
         if not (found or absent):

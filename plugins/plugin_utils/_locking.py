@@ -14,7 +14,6 @@ import re
 import typing as t
 
 import yaml
-from packaging.version import InvalidVersion, Version
 
 from ..module_utils._conda.errors import CondaError
 from ..module_utils._conda.lock_writing import Entry, conda_lock_text, public_url
@@ -164,7 +163,7 @@ class _Before:
             locks = from_conda_lock(document, "the lock before")
             stated = (document.get("metadata") or {}).get("content_hash") or {}
             return cls(document, locks, {platform: stated[platform] for platform in locks if platform in stated})
-        except (yaml.YAMLError, AttributeError, CondaError, TypeError) as error:
+        except (yaml.YAMLError, AttributeError, CondaError, RecursionError, TypeError, ValueError) as error:
             if forget:
                 return cls({}, {}, {})
             said = " ".join(str(error).split())
@@ -208,6 +207,8 @@ def _compare(before: Lock | None, after: Lock | None) -> Changes:
 
 def _order(one: str, other: str) -> int:
     """Positive where version *one* is the newer, negative where it is the older."""
+    from packaging.version import InvalidVersion, Version  # see _specs.py
+
     try:
         left, right = Version(one), Version(other)
         return (left > right) - (left < right)

@@ -24,15 +24,15 @@ import typing as t
 import urllib.parse
 import zipfile
 
-from packaging.tags import Tag, compatible_tags, cpython_tags
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
-
 from ..module_utils._conda.errors import CondaError
 from ..module_utils._conda.lock_writing import Entry, dependencies_of, public_url
 from ..module_utils._conda.locks import Lock, Package, Wheel, normalized
 from ..module_utils._conda.processes import run
 from . import _rattler_solve_child
 from ._specs import PipPart, Wanted
+
+if t.TYPE_CHECKING:
+    from packaging.tags import Tag
 
 PRIORITIES = ("strict", "flexible", "disabled")
 # What every node has that this collection can manage: kernel and C library of Enterprise Linux 8, the oldest of them.
@@ -327,6 +327,8 @@ def _pylock(wheels: t.Sequence[Wheel]) -> list[str]:
 
 def _tags(python: str, platform: str, glibc: int) -> t.Iterator[Tag]:
     """What wheels may say that they are for, the best first."""
+    from packaging.tags import compatible_tags, cpython_tags  # see _specs.py
+
     arch = _ARCHITECTURES[platform]
     legacy = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
     platforms = []
@@ -340,6 +342,8 @@ def _tags(python: str, platform: str, glibc: int) -> t.Iterator[Tag]:
 
 def _wheel(found: t.Mapping[str, t.Any], tags: t.Mapping[Tag, int], pip: PipPart, source: str) -> Wheel:
     """The best wheel of a package in a pylock.toml."""
+    from packaging.utils import InvalidWheelFilename, parse_wheel_filename  # see _specs.py
+
     name = found["name"]
     archives = [*found.get("wheels", ()), *([found["archive"]] if "archive" in found else [])]
     trusted = {value for owner, value in pip.hashes if owner == name}

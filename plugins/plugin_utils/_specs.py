@@ -19,10 +19,8 @@ import typing as t
 import urllib.parse
 
 import yaml
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from ..module_utils._conda.errors import CondaError
+from ..module_utils._conda.errors import CondaError, shown
 from ..module_utils._conda.locks import normalized
 
 PLATFORMS = (
@@ -131,7 +129,7 @@ class Spec:
         platforms = reader.texts(self._document("linux-64"), "platforms")
         for platform in platforms:
             if platform not in PLATFORMS:
-                raise CondaError(f"{self.source}: platforms: {platform!r} is none of {', '.join(PLATFORMS)}")
+                raise CondaError(f"{self.source}: platforms: {shown(platform)} is none of {', '.join(PLATFORMS)}")
         return platforms
 
     def _document(self, platform: str) -> dict[str, t.Any]:
@@ -155,7 +153,7 @@ def read_spec(path: str) -> Spec:
         reason = getattr(error, "strerror", None) or f"it is no text in UTF-8: {error}"
         raise CondaError(f"the spec {path} cannot be read: {reason}") from error
     # Without selectors it is parsed once, whatever the number of platforms.
-    content = text if any(map(_COMMENT_SELECTOR.fullmatch, text.splitlines())) else _load(text, path)
+    content = text if any(map(_selector_of, text.splitlines())) else _load(text, path)
     return _checked(Spec(path, os.path.dirname(os.path.abspath(path)), content))
 
 
@@ -207,6 +205,11 @@ _Loader.yaml_constructors = {
 }
 
 
+def _is_text(value: t.Any) -> bool:
+    """Whether *value* is a text, or a number that a YAML parser has made of one."""
+    return isinstance(value, str) or (type(value) is int and value.bit_length() < 1000)
+
+
 def _load(text: str, source: str) -> t.Any:
     try:
         return yaml.load(text, Loader=_Loader)
@@ -216,10 +219,15 @@ def _load(text: str, source: str) -> t.Any:
         raise CondaError(f"{source} cannot be read as YAML: {error}") from error
 
 
+def _selector_of(line: str) -> re.Match[str] | None:
+    """The selector at the end of *line*, if it has one. A longer line takes its time, and has none."""
+    return None if len(line) > 1000 or line.lstrip().startswith("#") else _COMMENT_SELECTOR.fullmatch(line)
+
+
 def _selected(text: str, platform: str, source: str) -> t.Iterator[str]:
     """The lines of *text* for *platform*: those without a selector, and those whose selector holds."""
     for number, line in enumerate(text.splitlines(), 1):
-        match = None if line.lstrip().startswith("#") else _COMMENT_SELECTOR.fullmatch(line)
+        match = _selector_of(line)
         if match is None:
             yield line
             continue
@@ -228,7 +236,7 @@ def _selected(text: str, platform: str, source: str) -> t.Iterator[str]:
         holds = _holds(match["expression"], platform, {**_SELECTORS, **_SYSTEMS})
         if holds is None and meant:
             raise CondaError(
-                f"{source}, line {number}: the selector [{match['expression']}] is not understood: "
+                f"{source}, line {number}: the selector [{match['expression']:.80}] is not understood: "
                 f"combine {', '.join([*_SYSTEMS, *_SELECTORS])} with and, or, not"
             )
         # An empty line in its place, for the numbers in YAML's own messages.
@@ -265,12 +273,18 @@ class _Reader:
 
     def wanted(self, document: dict[t.Any, t.Any]) -> Wanted:
         if strange := [key for key in document if key not in (*_KEYS, "allow-pypi-requests")]:
-            raise self.error(str(strange[0]), f"unknown, and not one of {', '.join(_KEYS)}: take it out")
+            plain = _is_text(strange[0]) and str(strange[0]).isprintable()
+            raise self.error(
+                f"{strange[0]!s:.80}" if plain else shown(strange[0]),
+                f"unknown, and not one of {', '.join(_KEYS)}: take it out",
+            )
         for key in ("name", "prefix", "category"):
             if document.get(key) is not None:
                 self.text(document[key], key)
         if re.search(r"[/ :#]", str(document.get("name") or "")):
-            raise self.error("name", f"{document['name']!r} has one of the characters / : # or a space: choose another")
+            raise self.error(
+                "name", f"{shown(document['name'])} has one of the characters / : # or a space: choose another"
+            )
         channels = self.texts(document, "channels")
         dependencies, pip = self.dependencies(document)
         return Wanted(
@@ -287,11 +301,11 @@ class _Reader:
 
     def text(self, value: t.Any, key: str) -> str:
         """*value* as a text that is one line."""
-        if isinstance(value, bool) or not isinstance(value, (str, int)):
-            raise self.error(key, f"a text is wanted, not {value!r:.80}: put it in quotes if it is one")
+        if not _is_text(value):
+            raise self.error(key, f"a text is wanted, not {shown(value)}: put it in quotes if it is one")
         text = str(value).replace("\t", " ").strip()
         if not text or not text.isprintable():
-            raise self.error(key, f"a line of text is wanted, not {value!r:.80}")
+            raise self.error(key, f"a line of text is wanted, not {shown(value)}")
         return text
 
     def texts(self, document: dict[str, t.Any], key: str) -> tuple[str, ...]:
@@ -299,7 +313,7 @@ class _Reader:
         if values is None:
             return ()
         if not isinstance(values, (list, tuple)):
-            raise self.error(key, f"a list is wanted, not {values!r:.80}: begin each entry with a dash")
+            raise self.error(key, f"a list is wanted, not {shown(values)}: begin each entry with a dash")
         return tuple(self.text(value, key) for value in values)
 
     def channel(self, channel: str) -> str:
@@ -308,35 +322,35 @@ class _Reader:
         try:
             parts = urllib.parse.urlsplit(channel)
         except ValueError as error:
-            raise self.error("channels", f"{channel!r} is no URL: {error}") from error
+            raise self.error("channels", f"{shown(channel)} is no URL: {error}") from error
         if "@" in parts.netloc or re.match(r"/t/[^/]+/", parts.path):
             raise self.error("channels", "a URL holds a password or token: give it to the channels of the site instead")
         if "://" not in channel and not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", channel):
-            raise self.error("channels", f"{channel!r} is neither a channel's name nor a URL")
+            raise self.error("channels", f"{shown(channel)} is neither a channel's name nor a URL")
         return channel.rstrip("/")
 
     def path(self, path: str, key: str) -> str:
         if not self.directory and not os.path.isabs(path):
-            raise self.error(key, f"{path!r} is relative, and there is no file that it could be relative to")
+            raise self.error(key, f"{shown(path, 120)} is relative, and there is no file that it could be relative to")
         return os.path.join(self.directory, path)
 
     def variables(self, document: dict[str, t.Any]) -> tuple[tuple[str, str], ...]:
         variables = {} if document.get("variables") is None else document["variables"]
         if not isinstance(variables, dict):
-            raise self.error("variables", f"NAME: VALUE pairs are wanted, not {variables!r:.80}")
+            raise self.error("variables", f"NAME: VALUE pairs are wanted, not {shown(variables)}")
         for name, value in variables.items():
             if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
-                raise self.error("variables", f"{name!r} is no name for a variable: use letters, digits and _")
-            if isinstance(value, bool) or not isinstance(value, (str, int)):
-                raise self.error("variables", f"{name}: a text is wanted, not {value!r:.80}: put it in quotes")
+                raise self.error("variables", f"{shown(name)} is no name for a variable: use letters, digits and _")
+            if not _is_text(value):
+                raise self.error("variables", f"{name}: a text is wanted, not {shown(value)}: put it in quotes")
             if re.search("[\0\ud800-\udfff]", str(value)):
-                raise self.error("variables", f"{name}: no environment can hold {value!r:.80}")
+                raise self.error("variables", f"{name}: no environment can hold {shown(value)}")
         return tuple(sorted((name, str(value)) for name, value in variables.items()))
 
     def dependencies(self, document: dict[str, t.Any]) -> tuple[tuple[Dependency, ...], PipPart]:
         listed = document.get("dependencies")
         if not isinstance(listed, (list, tuple)):
-            raise self.error("dependencies", f"a list of packages is wanted, not {listed!r:.80}")
+            raise self.error("dependencies", f"a list of packages is wanted, not {shown(listed)}")
         found: list[Dependency] = []
         pip = _PipReader(self, [f"--extra-index-url={url}" for url in self.texts(document, "pip-repositories")])
         for entry in listed:
@@ -344,17 +358,17 @@ class _Reader:
                 found.append(self.dependency(self.text(entry, "dependencies")))
                 continue
             for key, value in entry.items():
-                selector = _DICT_SELECTOR.fullmatch(str(key))
+                selector = _DICT_SELECTOR.fullmatch(key if isinstance(key, str) else "")
                 if selector:
                     holds = _holds(selector[1], self.platform, _SYSTEMS)
                     if holds is None:
-                        raise self.error("dependencies", f"{key!r:.80}: use sel() of {', '.join(_SYSTEMS)}")
+                        raise self.error("dependencies", f"{shown(key)}: use sel() of {', '.join(_SYSTEMS)}")
                     dependency = self.dependency(self.text(value, f"dependencies: {key}"))
                     found += [dependency] if holds else []
                 elif key == "pip":
                     pip.read(self.texts(entry, "pip"), self.directory)
                 else:
-                    raise self.error("dependencies", f"{key!r:.80} is no part that can be locked: only pip is")
+                    raise self.error("dependencies", f"{shown(key)} is no part that can be locked: only pip is")
         part = pip.part()
         # conda adds pip too, for somebody has to install them.
         if part.requirements and "pip" not in [dependency.name for dependency in found]:
@@ -366,12 +380,13 @@ class _Reader:
         if _PACKAGE_URL.fullmatch(text):
             name = urllib.parse.unquote(text).partition("#")[0].rsplit("/", 1)[-1].rsplit("-", 2)[0]
             return Dependency(name.lower(), text)
-        plain = re.sub(r"\s+#.*", "", text)
-        plain = re.sub(r"([<>=!~,|])\s+|\s+(?=[,|])", r"\1", plain)
+        plain = " ".join(text.split()).partition(" #")[0]
+        plain = re.sub(r"([<>=!~,|]) | (?=[,|])", r"\1", plain)
         match = _DEPENDENCY.fullmatch(plain)
         if match is None:
-            hint = "separate versions with a comma" if re.search(r"\d\s+[<>=!~]", plain) else "write NAME VERSION BUILD"
-            raise self.error("dependencies", f"{text!r:.120} is no package that conda would understand: {hint}")
+            hint = "separate versions with a comma" if re.search(r"\d [<>=!~]", plain) else "write NAME VERSION BUILD"
+            hint = "take the quotes out" if re.search("[=<>!~]['\"]", plain) else hint
+            raise self.error("dependencies", f"{shown(text, 120)} is no package that conda would understand: {hint}")
         place, brackets = {"channel": match["channel"] or "", "subdir": ""}, match["brackets"]
         for key in place:
             if found := re.search(rf"(?<=[\[,])\s*{key}\s*=\s*(['\"]?)([^'\",\]]*)\1\s*,?", brackets):
@@ -421,17 +436,21 @@ class _PipReader:
                 raise self._error(line, f"is not understood: {error}") from error
 
     def _error(self, line: str, message: str) -> CondaError:
-        return self._reader.error("dependencies: pip", f"{line!r:.200} {message}")
+        return self._reader.error("dependencies: pip", f"{shown(line, 200)} {message}")
 
     def _requirement(self, line: str, kind: str) -> None:
-        if _VCS.match(line) or line.startswith(("-", ".", "/", "~", "file:")):
+        # Not above: Ansible brings packaging along, but its import test does without.
+        from packaging.requirements import InvalidRequirement, Requirement
+        from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+        if _VCS.match(line) or re.match(r"\.|~|file:|[^@;:]*/", line):
             raise self._error(line, f"has no hash that a lock could hold: {_EXACT_WHEEL}")
         text, _space, options = line.partition(" --")
         hashes = []
         for option in shlex.split(f"--{options}") if options else []:
             name, _equals, value = option.partition("=")
             if name != "--hash" or not re.fullmatch("sha256:[0-9a-f]{64}", value):
-                raise self._error(line, f"has {option!r:.80}, and only --hash=sha256:... can stand here")
+                raise self._error(line, f"has {shown(option)}, and only --hash=sha256: with 64 digits can stand here")
             hashes.append(value[7:])
         if re.match(r"\w+://", text):
             name = urllib.parse.unquote(text.partition("#")[0].rsplit("/", 1)[-1])
@@ -477,7 +496,7 @@ class _PipReader:
             elif option in ("-e", "--editable"):
                 raise self._error(line, f"is editable, and no lock can hold that: {_EXACT_WHEEL}")
             else:
-                raise self._error(line, f"has the option {option}, which cannot be part of a lock: take it out")
+                raise self._error(line, f"has the option {option:.80}, which cannot be part of a lock: take it out")
 
     def _path(self, path: str, directory: str) -> str:
         return os.path.normpath(os.path.join(directory, path if directory else self._reader.path(path, "pip")))

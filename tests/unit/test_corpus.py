@@ -1,7 +1,7 @@
 """Specs and locks of public projects are read without loss, or give a clear error.
 
-What has been read is compared with what other readers find: PyYAML, rattler and packaging. tests/corpus/sources.yml says
-of every file where it is from and what is to become of it.
+What has been read is compared with what other readers find: PyYAML, rattler and packaging. tests/corpus/sources.yml
+says of every file where it is from and what is to become of it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,6 @@ def _channel(match_spec: Any) -> str:
 def _meant(match_spec: Any) -> tuple[Any, ...]:
     """All that rattler knows of a match spec."""
     version = str(match_spec.version or "*")
-    # One more dot does not make another range.
     return (match_spec.name.normalized, version, match_spec.build or "", _channel(match_spec), match_spec.subdir or "")
 
 

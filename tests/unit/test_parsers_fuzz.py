@@ -23,7 +23,7 @@ from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks 
     from_explicit,
     from_pixi_lock,
 )
-from ansible_collections.envfleet.gpu_cluster.plugins.plugin_utils._lock_files import read_environments, read_lock_file
+from ansible_collections.envfleet.gpu_cluster.plugins.plugin_utils._lock_files import read_lock_file
 from ansible_collections.envfleet.gpu_cluster.plugins.plugin_utils._specs import (
     PLATFORMS,
     Spec,
@@ -49,7 +49,8 @@ def refusing(source: str) -> Iterator[None]:
     except CondaError as error:
         message = str(error)
         assert source in message
-        assert message.isprintable(), message[:500]
+        # Neither a second line, nor anything that moves a terminal's cursor.
+        assert not re.search("[\0-\x1f\x7f-\x9f\u2028\u2029]", message), message[:500]
         assert len(message) < 1500, message[:1500]
 
 
@@ -107,7 +108,8 @@ SCALARS = st.one_of(
     st.booleans(),
     st.integers(-3, 9),
     st.integers(),
-    st.just(10**5000),
+    # Not st.just: its repr would be too long for Python.
+    st.builds(lambda: 10**5000),
     st.floats(),
     TEXTS,
     st.just(b"\xff"),
@@ -120,9 +122,9 @@ VALUES = st.recursive(
 
 
 @st.composite
-def mutated(draw: st.DrawFn, documents: list[Any]) -> Any:
-    """One of *documents*, with some of its parts gone, doubled, nested, exchanged, or something else."""
-    document = draw(st.sampled_from(documents))
+def mutated(draw: st.DrawFn, kind: str) -> Any:
+    """A document of this *kind*, with some of its parts gone, doubled, nested, exchanged, or something else."""
+    document = draw(st.sampled_from(DOCUMENTS[kind]))
     for _number in range(draw(st.integers(1, 3))):
         document = draw(_changed(document, depth=draw(st.integers(0, 6))))
     return document
@@ -158,6 +160,13 @@ def _changed(draw: st.DrawFn, value: Any, depth: int) -> Any:
 def _documents(paths: list[Path]) -> list[Any]:
     texts = [path.read_text(encoding="utf-8-sig") for path in paths if path.suffix != ".txt"]
     return [yaml.load(text, Loader=loader) for text in texts for loader in (yaml.SafeLoader, yaml.BaseLoader)]
+
+
+DOCUMENTS = {
+    "conda-lock": [document for document in _documents(LOCKS) if "package" in document],
+    "pixi.lock": [document for document in _documents(LOCKS) if "environments" in document],
+    "spec": _documents([path for path in SPECS if "duplicate" not in path.name]),
+}
 
 
 @st.composite
@@ -248,11 +257,11 @@ def _in_a_file(content: bytes, directory: Path, use: Callable[[str], None]) -> N
 TRIALS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], None]]] = {
     "explicit": (EXPLICIT, try_explicit),
     "any lock": (VALUES, try_conda_lock),
-    "conda-lock": (mutated([d for d in _documents(LOCKS) if "package" in d]), try_conda_lock),
+    "conda-lock": (mutated("conda-lock"), try_conda_lock),
     "any pixi.lock": (st.dictionaries(KEYS, VALUES), try_pixi_lock),
-    "pixi.lock": (mutated([d for d in _documents(LOCKS) if "environments" in d]), try_pixi_lock),
+    "pixi.lock": (mutated("pixi.lock"), try_pixi_lock),
     "any spec": (VALUES, try_spec),
-    "spec": (mutated(_documents([path for path in SPECS if "duplicate" not in path.name])), try_spec),
+    "spec": (mutated("spec"), try_spec),
     "packages": (st.lists(VALUES, max_size=3) | VALUES, try_packages),
 }
 FILES: dict[str, tuple[st.SearchStrategy[bytes], Callable[[str], None]]] = {
@@ -290,7 +299,7 @@ def test_nothing_gives_a_traceback(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*TRIALS, *FILES])
 def test_nothing_gives_a_traceback_at_length(name: str, tmp_path: Path) -> None:
-    _run(name, tmp_path, 5000, same=False)
+    _run(name, tmp_path, 2000, same=False)
 
 
 # Files that break readers of YAML.
@@ -308,7 +317,9 @@ NASTY: dict[str, str | bytes] = {
     "a tag": "name: !!python/object/apply:os.system [false]\ndependencies: !mine [python]\n",
     "several documents": "name: a\n---\nname: b\n",
     "an open bracket": "dependencies: [",
-    "brackets": "[" * 5000,
+    "brackets": "[" * 200_000,
+    "dashes": "- " * 200_000,
+    "brackets behind comments": "[ # ]\n" * 50_000,
     "mappings": "".join(f"{' ' * depth}a:\n" for depth in range(1500)),
     "closed brackets": "dependencies: " + "[" * 3000 + "]" * 3000 + "\n",
     "an impossible date": "name: 2024-13-45\ndependencies: [2024-13-45]\nversion: 2024-13-45\n",
@@ -332,7 +343,8 @@ NASTY: dict[str, str | bytes] = {
     "laughs as a name": f"version: 1\n{_LAUGHS}package: [{{name: *a39, manager: x, platform: x, url: x}}]\n",
     "laughs as a version": f"{_LAUGHS}version: *a39\nenvironments: {{}}\n",
     "laughs as an environment": f"version: 6\n{_LAUGHS}environments: *a39\npackages: *a39\n",
-    "laughs as an entry": f"version: 6\n{_LAUGHS}environments: {{default: {{packages: {{linux-64: *a39}}}}}}\npackages: []\n",
+    "laughs as an entry": f"version: 6\n{_LAUGHS}environments: {{default: {{packages: {{linux-64: *a39}}}}}}\n"
+    "packages: []\n",
     "laughs as a hash": f"version: 6\n{_LAUGHS}environments: {{default: {{packages: {{linux-64: [conda: x]}}}}}}\n"
     "packages: [{conda: x, sha256: *a39}]\n",
     "laughs as variables": f"{_LAUGHS}variables: {{A: *a39}}\ndependencies: [python]\n",
@@ -362,14 +374,7 @@ def test_paths_that_cannot_be_read_are_refused(name: str, tmp_path: Path) -> Non
     for read in (read_spec, read_lock_file):
         with pytest.raises(CondaError) as caught:
             read(str(tmp_path / name))
-        assert str(caught.value).isprintable()
-
-
-@settings(max_examples=60, derandomize=True, database=None, deadline=None)
-@given(st.lists(st.dictionaries(st.sampled_from(("name", "lock", "x")), TEXTS, max_size=3), max_size=3))
-def test_environments_that_name_nothing_are_refused(environments: list[dict[str, Any]]) -> None:
-    with contextlib.suppress(CondaError):
-        read_environments(environments, str(CORPUS), ["https://conda.example.org/lab"], "https://conda.example.org")
+        assert "cannot be read" in str(caught.value) or name == "/dev/null"
 
 
 def test_a_refusal_is_one_line() -> None:

@@ -6,6 +6,19 @@
 
 from __future__ import annotations
 
+import reprlib
+import typing as t
+
 
 class CondaError(Exception):
     """Something a person must mend. The message names the option or file at fault and the way out."""
+
+
+def shown(value: t.Any, length: int = 80) -> str:
+    """*value* for a message: one line of at most *length* characters, however large or deep it is."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxdict, short.maxstring, short.maxother = 3, 10, length, length
+    try:
+        return short.repr(value)[:length]
+    except ValueError:
+        return "a number with thousands of digits"

@@ -16,7 +16,7 @@ import re
 import typing as t
 import urllib.parse
 
-from .errors import CondaError
+from .errors import CondaError, shown
 
 _ARCHIVES = (".conda", ".tar.bz2")
 _ANCHOR = re.compile(r"(?:sha256:)?(?P<sha256>[0-9a-f]{64})|(?:md5:)?(?P<md5>[0-9a-f]{32})")
@@ -90,12 +90,12 @@ class Package:
         """
         parts = url.rsplit("/", 2)
         extension = next((suffix for suffix in _ARCHIVES if url.endswith(suffix)), None)
-        if len(parts) != 3 or extension is None or "://" not in url:
-            raise CondaError(f"{url!r} is no URL of a conda package")
+        if len(parts) != 3 or extension is None or "://" not in url or " " in url or not url.isprintable():
+            raise CondaError(f"{shown(url, 200)} is no URL of a conda package")
         fields = parts[2][: -len(extension)].rsplit("-", 2)
         if len(fields) != 3 or not all(fields):
             raise CondaError(
-                f"{url!r} is no URL of a conda package: its file is not called NAME-VERSION-BUILD{extension}"
+                f"{shown(url, 200)} is no URL of a conda package: its file is not called NAME-VERSION-BUILD{extension}"
             )
         return cls(fields[0], fields[1], fields[2], parts[1], url, sha256, md5)
 
@@ -137,7 +137,7 @@ class Wheel:
         url = url.partition("#")[0]
         fields = _WHEEL.fullmatch(urllib.parse.unquote(url.rsplit("/", 1)[-1]))
         if fields is None or not re.fullmatch(r"(?:https?://[^\s/]+|file://)/\S+", url):
-            raise CondaError(f"{url!r} is no http, https or file URL of a wheel")
+            raise CondaError(f"{shown(url, 200)} is no http, https or file URL of a wheel")
         return cls(normalized(fields["name"]), fields["version"], url, sha256)
 
     def fits(self, platform: str, python: str) -> bool:
@@ -256,14 +256,14 @@ def from_explicit(text: str, source: str) -> dict[str, Lock]:
         match = _ANCHOR.fullmatch(anchor)
         if match is None:
             raise CondaError(
-                f"{source}, line {number}: {url} has no hash: write the list with hashes "
-                "(conda list --explicit --sha256)"
+                f"{source}, line {number}: {url if url.isprintable() and len(url) < 300 else shown(url)} has no hash: "
+                "write the list with hashes (conda list --explicit --sha256)"
             )
         try:
             packages.append(Package.from_url(url, match["sha256"] or "", match["md5"] or ""))
         except CondaError as error:
             raise CondaError(f"{source}, line {number}: {error}") from error
-    stated = re.search(r"^# platform: (\S+)", text, re.MULTILINE)
+    stated = re.search(r"^# platform: ([\w-]+)", text, re.MULTILINE)
     return _by_platform(_Content(packages), {stated[1]} if stated else set(), source)
 
 
@@ -280,14 +280,16 @@ def from_conda_lock(document: t.Any, source: str) -> dict[str, Lock]:
     contents: dict[str, _Content] = {}
     for entry in document["package"]:
         try:
-            name, manager, platform, url = (str(entry[field]) for field in ("name", "manager", "platform", "url"))
-            version = str(entry.get("version") or "")
+            name, manager, platform, url = (_text(entry[field]) for field in ("name", "manager", "platform", "url"))
+            version = _text(entry.get("version") or "")
             hashes = _hashes(entry.get("hash") or {})
-            depends = [str(dependency) for dependency in entry.get("dependencies") or ()]
+            depends = [_text(dependency) for dependency in entry.get("dependencies") or ()]
         except KeyError as error:
-            raise CondaError(f"{source}: an entry has no {error}: {entry!r}"[:300]) from error
-        except (AttributeError, TypeError) as error:
-            raise CondaError(f"{source}: an entry is not written as conda-lock writes it: {entry!r}"[:300]) from error
+            raise CondaError(f"{source}: an entry has no {error}: {shown(entry, 200)}") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise CondaError(
+                f"{source}: an entry is not written as conda-lock writes it: {shown(entry, 200)}"
+            ) from error
         if entry.get("category", "main") != "main" or entry.get("optional", False):
             continue
         content = contents.setdefault(platform, _Content())
@@ -310,9 +312,11 @@ def _variables(document: t.Mapping[str, t.Any], source: str) -> tuple[tuple[str,
     """What activation sets, which our conda-lock files have among the metadata."""
     try:
         custom = (document.get("metadata") or {}).get("custom_metadata") or {}
-        keys = sorted(key for key in custom if str(key).startswith(VARIABLE_KEY))
+        keys = sorted(key for key in custom if isinstance(key, str) and key.startswith(VARIABLE_KEY))
+        if strange := [key for key in keys if not isinstance(custom[key], (str, int, float))]:
+            raise TypeError(strange[0])
         return tuple((key[len(VARIABLE_KEY) :], str(custom[key])) for key in keys)
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise CondaError(f"{source}: metadata is not written as conda-lock writes it") from error
 
 
@@ -324,20 +328,20 @@ def from_pixi_lock(document: t.Mapping[str, t.Any], source: str, environment: st
     """
     if document.get("version") not in _PIXI_VERSIONS:
         raise CondaError(
-            f"{source} is a pixi.lock of version {document.get('version')!r}, and only 6 and 7 can be read: "
+            f"{source} is a pixi.lock of version {shown(document.get('version'))}, and only 6 and 7 can be read: "
             "lock it again with a pixi that writes one of these"
         )
     try:
-        environments = {str(name): content["packages"] for name, content in document["environments"].items()}
+        environments = {_text(name): content["packages"] for name, content in document["environments"].items()}
         chosen = environment or (next(iter(environments)) if len(environments) == 1 else "default")
         listed = {
-            str(platform): [_pixi_key(entry) for entry in entries]
+            _text(platform): [_pixi_key(entry) for entry in entries]
             for platform, entries in environments.get(chosen, {}).items()
         }
         described = {_pixi_key(entry): _PixiEntry.of(entry) for entry in document["packages"]}
-        subdirs = {str(entry["name"]): str(entry.get("subdir", "")) for entry in document.get("platforms", ())}
+        subdirs = {_text(entry["name"]): _text(entry.get("subdir", "")) for entry in document.get("platforms", ())}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CondaError(f"{source} is not written as pixi writes it: {error!r}"[:300]) from error
+        raise CondaError(f"{source} is not written as pixi writes it: {shown(error, 200)}") from error
     if chosen not in environments:
         raise CondaError(
             f"{source} has no environment called {chosen}, only {', '.join(sorted(environments)) or 'none'}: "
@@ -351,7 +355,7 @@ def from_pixi_lock(document: t.Mapping[str, t.Any], source: str, environment: st
                 raise CondaError(f"{source}: {chosen} lists {url}, which is not among its packages: lock it again")
             entry = described[kind, url]
             name = entry.name or url
-            if kind == "conda_source":
+            if kind == "conda_source" or (kind == "conda" and not url.endswith(_ARCHIVES)):
                 raise CondaError(
                     f"{source}: {name} is a source package, which would be built anew on every node: "
                     "put a package built from it into a channel, and lock again"
@@ -389,19 +393,29 @@ class _PixiEntry:
 
     @classmethod
     def of(cls, entry: t.Mapping[str, t.Any]) -> _PixiEntry:
-        name, version = (str(entry.get(field) or "") for field in ("name", "version"))
-        depends = [str(dependency) for dependency in entry.get("depends") or ()]
+        name, version = (_text(entry.get(field) or "") for field in ("name", "version"))
+        depends = [_text(dependency) for dependency in entry.get("depends") or ()]
         return cls(name, version, _hashes(entry), depends, bool(entry.get("editable")))
 
 
 def _pixi_key(entry: t.Mapping[str, t.Any]) -> tuple[str, str]:
     """What kind of package it is and where it comes from: what a pixi.lock knows it by."""
     (kind,) = _PIXI_KINDS & entry.keys()
-    return kind, str(entry[kind])
+    return kind, _text(entry[kind])
 
 
 def _hashes(stated: t.Mapping[str, t.Any]) -> dict[str, str]:
-    return {kind: str(stated.get(kind) or "") for kind in _DIGITS}
+    return {kind: _text(stated.get(kind) or "") for kind in _DIGITS}
+
+
+def _text(value: t.Any) -> str:
+    """*value*, which is a line of text, or a number that YAML has made of one.
+
+    :raises TypeError: it is neither.
+    """
+    if isinstance(value, (str, int, float)) and str(value).isprintable():
+        return str(value)
+    raise TypeError(f"{shown(value)} is no line of text")
 
 
 def _require_hashes(hashes: t.Mapping[str, str], name: str, source: str) -> None:

@@ -120,6 +120,13 @@ def test_one_that_fails_does_not_lose_the_others(site: Path, lock: Play) -> None
     assert "b: an @EXPLICIT list has no place for variables (MODE)" in said
     assert files(site) == before
 
+    # What failed is not taken for done.
+    (site / "envs/a.yml").write_text("dependencies: [tool]\n")
+    (site / "envs/b.yml").write_text("dependencies: [other]\n")
+    code, said = lock()
+    assert code == 0, said
+    assert files(site).keys() == {"a.yml", "a-lock.yml", *before}
+
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"lock": "envs/a.yml"}, "environments: a: lock: {site}/envs/a.yml is the spec of a: choose another file"),

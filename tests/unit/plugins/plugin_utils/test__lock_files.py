@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
-from ansible_collections.envfleet.gpu_cluster.plugins.plugin_utils._lock_files import read_environments, read_lock_file
+from ansible_collections.envfleet.gpu_cluster.plugins.plugin_utils._lock_files import (
+    read_environments,
+    read_lock_file,
+    read_wanted,
+)
 
 CHANNEL = "https://conda.example.org/forge"
 URL = f"{CHANNEL}/linux-64/six-1.17.0-0.conda"
@@ -138,6 +142,83 @@ def test_a_name_that_is_no_plain_file_name_is_refused(name: str | None, tmp_path
         read(tmp_path, {"name": name, "lock": "env.txt"})
 
 
+def with_variables(variables: Any) -> dict[str, Any]:
+    return {"name": "ml", "lock": "env.txt", "variables": variables}
+
+
+def test_variables_are_part_of_the_lock(tmp_path: Path) -> None:
+    (tmp_path / "env.txt").write_text(EXPLICIT)
+    plain = read(tmp_path, with_variables({}))["ml"]["linux-64"]
+    lock = read(tmp_path, with_variables({"THREADS": 8, "A": "x  y=1"}))["ml"]["linux-64"]
+    assert (plain.variables, lock.variables) == ((), (("A", "x  y=1"), ("THREADS", "8")))
+    assert plain.identity == read(tmp_path, {"name": "x", "lock": "env.txt"})["x"]["linux-64"].identity
+    assert (
+        len({plain.identity, lock.identity, read(tmp_path, with_variables({"A": "x"}))["ml"]["linux-64"].identity}) == 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"PATH": "/x"}, "PATH belongs to the activation itself"),
+        ({"PYTHONHOME": "/x"}, "PYTHONHOME belongs to"),
+        ({"CONDA_PREFIX": "/x"}, "CONDA_PREFIX belongs to"),
+        ({"a b": "x"}, "'a b' is no name of a variable"),
+        ({"1A": "x"}, "'1A' is no name"),
+        ({"X;reboot": "x"}, "is no name"),
+        ({7: "x"}, "7 is no name"),
+        ({"A": True}, "A has a value that is no text: write it in quotes"),
+        ({"A": 1.5}, "A has a value that is no text"),
+        ({"A": None}, "A has a value that is no text"),
+        # conda would write these into the code of people's shells as they are
+        ({"A": "'; reboot; '"}, "A: .* would not reach every shell as it is"),
+        ({"A": "$HOME"}, "would not reach every shell"),
+        ({"A": 'a"b'}, "would not reach every shell"),
+        ({"A": "a`b`"}, "would not reach every shell"),
+        ({"A": "a\\b"}, "would not reach every shell"),
+        ({"A": "a\nb"}, "would not reach every shell"),
+        ({"A": "a\0b"}, "would not reach every shell"),
+        ({"A": "***unset***"}, "would not reach every shell"),
+        (["A=1"], "are no names with values"),
+    ],
+)
+def test_variables_that_would_not_arrive_as_they_are_written_are_refused(
+    variables: Any, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "env.txt").write_text(EXPLICIT)
+    with pytest.raises(CondaError, match=rf"^conda_envs_shared: ml: variables: .*{message}"):
+        read(tmp_path, with_variables(variables))
+
+
+def wanted(directory: Path, *environments: Any) -> Any:
+    policy = (str(directory), (CHANNEL,), "https://conda.example.org/")
+    return read_wanted(environments, "linux-64", *policy)
+
+
+def test_what_is_wanted_has_the_types_that_the_module_would_give(tmp_path: Path) -> None:
+    (tmp_path / "env.txt").write_text(EXPLICIT)
+    entry = {"name": "ml", "lock": "env.txt", "kernel": "yes", "repair": "no", "mode": "0750", "keep_generations": "2"}
+    (one, gone), unlocked = wanted(tmp_path, entry, {"name": "old", "state": "absent"})
+    assert (one.kernel, one.repair, one.access.top, one.retention.keep) == (True, False, 0o750, 2)
+    assert one.identity == f"{read(tmp_path, entry)['ml']['linux-64'].identity}@: 0750 0022"
+    assert (gone.name, gone.state, gone.lock.packages, unlocked) == ("old", "absent", (), [])
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"stat": "absent"}, "ml: .*stat"),
+        ({"state": "gone"}, "ml: value of state must be one of: present, absent, verified, got: gone"),
+        ({"mode": "0777"}, "ml: mode: 0777 must"),
+        ({"lock": "env.txt", "kernel": "perhaps"}, "ml: .*kernel"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused(entry: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "env.txt").write_text(EXPLICIT)
+    with pytest.raises(CondaError, match=rf"^conda_envs_shared: {message}"):
+        wanted(tmp_path, {"name": "ml", "lock": "env.txt", **entry})
+
+
 def test_a_number_is_a_name(tmp_path: Path) -> None:
     (tmp_path / "env.txt").write_text(EXPLICIT)
     assert set(read(tmp_path, {"name": 2026, "lock": "env.txt"})) == {"2026"}
@@ -148,6 +229,7 @@ def test_a_number_is_a_name(tmp_path: Path) -> None:
     [
         ([{"name": "ml"}], "conda_envs_shared: ml: has no lock: name its lock file"),
         ([{"name": "ml", "lock": ""}], "ml: has no lock"),
+        ([{"name": "ml", "state": "absent"}, {"name": "ml", "lock": "env.txt"}], "ml is listed twice"),
         (
             [{"name": "ml", "lock": "env.txt"}, {"name": "ml", "lock": "env.txt"}],
             "conda_envs_shared: ml is listed twice",

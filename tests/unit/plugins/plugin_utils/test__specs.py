@@ -175,6 +175,7 @@ def test_the_pip_part_is_what_pip_would_read(tmp_path: Path) -> None:
         ("git+https://example.org/me/it", "has no hash that a lock could hold: build a wheel"),
         ("it @ git+https://example.org/me/it@v1", "has no hash that a lock could hold"),
         ("./it", "has no hash that a lock could hold"),
+        ("modules/it", "has no hash that a lock could hold"),
         ("it @ https://example.org/it-1.0.tar.gz", "is no URL of a wheel"),
         ("https://example.org/it.zip", "is no URL of a wheel"),
         ("it==1 --global-option=x", "has '--global-option=x'"),
