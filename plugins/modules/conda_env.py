@@ -286,6 +286,30 @@ options:
     type: str
     choices: [fast, records, full]
     default: fast
+  shared:
+    description:
+      - Whether O(envs_dir) and O(generations_dir) are on a file system that other nodes have too, such as NFS or Lustre.
+      - The lock on O(generations_dir) must then keep other nodes out, which mount options may prevent. That is an error.
+      - A generation is only removed where O(in_use) says that no other node uses it, and never in the run that leads
+        its name elsewhere.
+    type: bool
+    default: false
+    version_added: "0.1.0"
+  in_use:
+    description:
+      - With O(shared), the generations that processes on other nodes use, as M(envfleet.gpu_cluster.node_facts) tells
+        of each. Without it none is removed.
+    type: list
+    elements: path
+    version_added: "0.1.0"
+  install:
+    description:
+      - With V(false), another node that shares O(generations_dir) has done everything, and only the kernelspecs are
+        written, which may be in a place of this node. What that node has done must be seen here within 75 seconds, or
+        it is an error.
+    type: bool
+    default: true
+    version_added: "0.1.0"
   min_free_mb:
     description: How many MiB must be free at O(generations_dir) before a build begins.
     type: int
@@ -373,7 +397,9 @@ environments:
       elements: str
       returned: always
     kept:
-      description: Generations of an environment that is to be gone, which stay for now because a process uses them.
+      description:
+        - Generations of an environment that is to be gone, which stay for now because a process uses them, or one on
+          another node may.
       type: list
       elements: str
       returned: always
@@ -423,6 +449,7 @@ from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.genera
 )
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock, for_platform
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.sealing import Access
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.usage import Elsewhere
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node.facts import system
 
 #: What can be said of one environment.
@@ -476,6 +503,9 @@ ARGUMENT_SPEC = {
     "wheels_dir": {"type": "path", "default": ""},
     "engine": {"type": "str", "choices": ["auto", "rattler", "conda"], "default": "auto"},
     "verify": {"type": "str", "choices": list(LEVELS), "default": "fast"},
+    "shared": {"type": "bool", "default": False},
+    "in_use": {"type": "list", "elements": "path"},
+    "install": {"type": "bool", "default": True},
     "min_free_mb": {"type": "int", "default": 4096},
     "lock_timeout": {"type": "float", "default": 600},
 }
@@ -484,6 +514,7 @@ ARGUMENT_SPEC = {
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     params = module.params
+    in_use = params["in_use"]
     settings = Settings(
         layout=Layout(params["envs_dir"], params["generations_dir"]),
         pkgs_dir=params["pkgs_dir"],
@@ -495,6 +526,8 @@ def main() -> None:
         kernels_dir=params["kernels_dir"],
         index_url=params["index_url"],
         wheels_dir=params["wheels_dir"],
+        elsewhere=Elsewhere(None if in_use is None else frozenset(in_use)) if params["shared"] else None,
+        install=params["install"],
     )
     platform = system()["platform"]
     try:

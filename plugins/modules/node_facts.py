@@ -31,6 +31,12 @@ options:
     type: list
     elements: path
     default: []
+  usage:
+    description:
+      - Whether to tell which generations the processes of the node use. It takes one look at all of them.
+    type: bool
+    default: false
+    version_added: "0.1.0"
 extends_documentation_fragment:
   - envfleet.gpu_cluster.layout
   - envfleet.gpu_cluster.attributes
@@ -97,6 +103,14 @@ node:
       returned: always
       sample:
         /etc/conda/.condarc: {state: file, mode: "0644", owner: root, group: root, sha256: e3b0c442}
+    usage:
+      description:
+        - Which generations in O(generations_dir) processes of the node use. None without O(usage).
+      type: dict
+      returned: always
+      sample:
+        generations_dir: /opt/envfleet/generations
+        in_use: [/opt/envfleet/generations/shared_ml/5f0c61d3c1a2]
     disk:
       description: Free and total MiB and free inodes for the bases and the environments.
       type: dict
@@ -123,6 +137,7 @@ def main() -> None:
             **LAYOUT_OPTIONS,
             "kernels_dir": {"type": "path", "default": "/usr/local/share/jupyter/kernels"},
             "files": {"type": "list", "elements": "path", "default": []},
+            "usage": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -135,6 +150,7 @@ def main() -> None:
             "base": facts.base(base_prefix),
             "environments": facts.environments(layout, module.params["kernels_dir"]),
             "files": {path: facts.file(path) for path in module.params["files"]},
+            "usage": facts.usage(layout, module.params["usage"]),
             "disk": {path: facts.disk(path) for path in (base_prefix, layout.generations_dir)},
             "gpus": facts.gpus(),
         },

@@ -67,9 +67,15 @@ def up(cache: Cache, options: argparse.Namespace) -> None:
 def down(cache: Cache, options: argparse.Namespace) -> None:
     podman = Podman(cache)
     if options.inventory:
-        nodes.down(podman, (node.container for node in inventory.read_inventory(options.inventory).nodes))
+        found = inventory.read_inventory(options.inventory).nodes
+        nodes.down(podman, (node.container for node in found))
+        nodes.remove_volumes(podman, {name for node in found for name, _path in node.volumes})
         return
     nodes.down(podman, (container["Names"][0] for container in podman.containers(f"label={mirror.LABEL}=node")))
+    volumes = podman.run("volume", "ls", "--quiet").split()
+    nodes.remove_volumes(
+        podman, [name.removeprefix(nodes.VOLUME_PREFIX) for name in volumes if name.startswith(nodes.VOLUME_PREFIX)]
+    )
     mirror.remove(podman)
     podman.try_run("network", "rm", mirror.NETWORK)
 

@@ -28,6 +28,8 @@ class Node:
     name: str
     port: int
     """Where its SSH server is published on 127.0.0.1."""
+    volumes: tuple[tuple[str, str], ...] = ()
+    """Directories that it shares with others: the name of each, and where it is on the node."""
 
     @property
     def container(self) -> str:
@@ -85,7 +87,7 @@ def lab_nodes(listing: Mapping[str, Any]) -> tuple[Node, ...]:
             raise LabError(f"host {name}: ansible_port is {variables['ansible_port']!r}, which is no number") from None
         if port in nodes:
             raise LabError(f"hosts {nodes[port].name} and {name} have the same ansible_port {port}: give each its own")
-        nodes[port] = Node(name, port)
+        nodes[port] = Node(name, port, tuple(sorted(variables.get("lab_volumes", {}).items())))
     return tuple(sorted(nodes.values(), key=lambda node: node.name))
 
 

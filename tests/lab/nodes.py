@@ -18,6 +18,7 @@ _T = TypeVar("_T")
 
 PORT_LABEL = "envfleet.lab.port"
 IMAGE_LABEL = "envfleet.lab.image"
+VOLUME_PREFIX = "envfleet-"
 _START_SECONDS = 120
 
 # Reads our public key; lets it in as root and as alice; prints the node's own host keys.
@@ -70,6 +71,12 @@ def down(podman: Podman, containers: Iterable[str]) -> None:
         podman.run("rm", "--force", "--ignore", "--time=0", *names, seconds=120)
 
 
+def remove_volumes(podman: Podman, names: Iterable[str]) -> None:
+    """Remove what nodes have shared. A volume that another node still has stays."""
+    for name in names:
+        podman.try_run("volume", "rm", f"{VOLUME_PREFIX}{name}")
+
+
 def known_hosts(text: str, host_keys: Mapping[int, Iterable[str]]) -> str:
     """`text`, a known_hosts file, with these keys (``TYPE KEY``) for these ports of 127.0.0.1 and no others."""
     replaced = {f"[127.0.0.1]:{port}" for port in host_keys}
@@ -99,6 +106,7 @@ def _create(podman: Podman, node: Node, image: str) -> None:
     # Root of a machine may look at every process, and so may root of a node.
     options += ["--cap-add=SYS_PTRACE"]
     options += [f"--network={mirror.NETWORK}", f"--network-alias={node.name}", f"--publish=127.0.0.1:{node.port}:22"]
+    options += [f"--volume={VOLUME_PREFIX}{name}:{path}" for name, path in node.volumes]
     options += [f"--label={mirror.LABEL}=node", f"--label={PORT_LABEL}={node.port}", f"--label={IMAGE_LABEL}={image}"]
     try:
         podman.run("run", "--detach", *options, image)

@@ -12,13 +12,21 @@ import hashlib
 import importlib
 import json
 import os
+import subprocess
 import sys
 import traceback
 import typing as t
 
+# What conda does: the script runs in the environment as its activation scripts leave it.
+_IN_ENVIRONMENT = """
+for script in "$PREFIX"/etc/conda/activate.d/*.sh; do if [ -e "$script" ]; then . "$script"; fi; done
+. "$0"
+"""
 
-def complete_records(prefix: str) -> None:
-    """Fill the records with what the packages say of themselves: a lock does not carry all of it."""
+
+def complete_records(prefix: str) -> list[dict[str, t.Any]]:
+    """Fill the records with what the packages say of themselves, for a lock does not carry all of it. Returns them."""
+    records = []
     for path in glob.glob(os.path.join(glob.escape(prefix), "conda-meta", "*.json")):
         with open(path, encoding="utf-8") as stream:
             record = json.load(stream)
@@ -33,6 +41,61 @@ def complete_records(prefix: str) -> None:
         with open(path, "w", encoding="utf-8") as stream:
             json.dump(record, stream, indent=2, sort_keys=True)
         os.chmod(path, 0o644)
+        records.append(record)
+    return records
+
+
+def dependencies_first(records: list[dict[str, t.Any]]) -> list[dict[str, t.Any]]:
+    """*records* in an order in which each comes after those that it depends on, but where they go in circles."""
+    pending = {record["name"]: record for record in records}
+    ordered = []
+
+    def take(name: str) -> None:
+        record = pending.pop(name, None)
+        if record is not None:
+            for spec in record["depends"]:
+                take(spec.split(" ", 1)[0])
+            ordered.append(record)
+
+    for record in sorted(records, key=lambda record: str(record["name"])):
+        take(record["name"])
+    return ordered
+
+
+def run_link_scripts(prefix: str, records: list[dict[str, t.Any]]) -> None:
+    """Run what packages want to be run once they are there. rattler would not tell that one failed.
+
+    :raises RuntimeError: with what the script has said.
+    """
+    path = f"{prefix}/bin:{os.environ.get('PATH', '')}"
+    messages = os.path.join(prefix, ".messages.txt")
+    for record in dependencies_first(records):
+        script = os.path.join(prefix, "bin", f".{record['name']}-post-link.sh")
+        if not os.path.exists(script):
+            continue
+        variables = {"PREFIX": prefix, "CONDA_PREFIX": prefix, "ROOT_PREFIX": sys.prefix, "PATH": path}
+        variables.update(
+            PKG_NAME=record["name"], PKG_VERSION=record["version"], PKG_BUILDNUM=str(record["build_number"])
+        )
+        # There is no Ansible in the base's Python.
+        done = subprocess.run(  # pylint: disable=ansible-bad-function
+            ["bash", "-c", _IN_ENVIRONMENT, script],
+            env={**os.environ, **variables},
+            cwd=os.path.dirname(script),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+        said = done.stdout
+        with contextlib.suppress(FileNotFoundError):
+            with open(messages, encoding="utf-8", errors="replace") as stream:
+                said += stream.read()
+            os.unlink(messages)
+        if done.returncode != 0:
+            raise RuntimeError(f"the post-link script of {record['name']} ended with {done.returncode}\n{said[-2000:]}")
 
 
 def templates_are_whole(package: str) -> bool:
@@ -73,9 +136,13 @@ async def install(order: dict[str, t.Any]) -> str:
         for package in order["packages"]
     ]
     await rattler.install(
-        records, target_prefix=order["prefix"], cache_dir=order["cache"], execute_link_scripts=True, show_progress=False
+        records,
+        target_prefix=order["prefix"],
+        cache_dir=order["cache"],
+        execute_link_scripts=False,
+        show_progress=False,
     )
-    complete_records(order["prefix"])
+    run_link_scripts(order["prefix"], complete_records(order["prefix"]))
     with contextlib.suppress(FileNotFoundError):
         # rattler takes what it writes for a cache, and tools would leave it out of backups.
         os.unlink(os.path.join(order["prefix"], "CACHEDIR.TAG"))

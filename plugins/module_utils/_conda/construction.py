@@ -11,7 +11,6 @@ before that. So whoever holds the lock may remove a marked prefix, while one tha
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import typing as t
 
@@ -45,8 +44,12 @@ def discard(prefix: str) -> None:
 
 def leftovers(directory: str) -> list[str]:
     """The prefixes in *directory* that are marked, whether or not there is anything of them."""
-    marks = glob.glob(os.path.join(glob.escape(directory), f".*{_MARK}"))
-    return sorted(os.path.join(directory, os.path.basename(mark)[1 : -len(_MARK)]) for mark in marks)
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    marked = (name[1 : -len(_MARK)] for name in names if name.startswith(".") and name.endswith(_MARK))
+    return sorted(os.path.join(directory, name) for name in marked)
 
 
 def first_free(stem: str, freed: t.Collection[str]) -> str:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 import typing as t
 
 from . import engines, generations, kernels
 from .errors import CondaError
-from .files import exclusive, require_free_space
+from .files import exclusive, require_cluster_lock, require_free_space
 from .generations import Environment, Layout, Plan, Retention, SmokeTest
 from .locks import Lock
 from .problems import Problem
 from .records import read_distributions, read_records
 from .sealing import Access
+from .usage import Elsewhere
 from .wheels import Sources
 
 #: What an environment may be: there as its lock says, gone, or only looked at.
@@ -61,7 +63,7 @@ class Wanted:
     @property
     def identity(self) -> str:
         """What the generation has that the name must lead to."""
-        return f"{self.lock.identity}{self.access.suffix}"
+        return generations.identity_of(self.lock, self.access)
 
     def to_mend(self, found: Environment, problems: t.Iterable[Problem]) -> list[Problem]:
         """Those of *problems* that are a reason for a new generation, if the lock is none."""
@@ -86,6 +88,9 @@ class Settings:
     kernels_dir: str = ""  #: where Jupyter looks for kernelspecs; empty: nowhere
     index_url: str = ""  #: see wheels.Sources
     wheels_dir: str = ""  #: see wheels.Sources
+    elsewhere: Elsewhere | None = None  #: what other nodes use of the generations; None: they are this node's own
+    install: bool = True  #: False: another node does, and this one sees what becomes of it
+    see_seconds: float = 75  #: how long that may take: NFS keeps what it knows of a directory for 60 seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +108,12 @@ class Outcome:
         """Was anything done, or would it be without check mode?"""
         return self.act and bool(self.todo)
 
+    def of_this_node(self) -> Outcome:
+        """What is left of it where another node installs: the kernelspec, which may be in a place of this node."""
+        before = dataclasses.replace(self.before, leftovers=())
+        todo = dataclasses.replace(self.todo, environment=before, build=False, switch=False, retired=())
+        return dataclasses.replace(self, before=before, todo=todo)
+
     def as_dict(self) -> dict[str, t.Any]:
         """For JSON."""
         before, after = self.packages, self.todo.lock.labels
@@ -110,7 +121,7 @@ class Outcome:
             "name": self.before.name,
             "generation": self.todo.generation or None,
             "previous": self.before.target,
-            "identity": self.todo.identity if self.todo.generation else None,
+            "identity": self.todo.identity or None,
             "actions": self.todo.actions(),
             "kept": list(self.todo.kept),
             "added": [after[name] for name in sorted(after.keys() - before.keys())],
@@ -140,11 +151,15 @@ def converge(wanted: t.Sequence[Wanted], settings: Settings, check_mode: bool) -
 
     :raises CondaError: what cannot be done, before any change where that can be known before.
     """
-    outcomes = [_observe(environment, settings) for environment in wanted]
+    outcomes = _observe_all(wanted, settings, check_mode)
     if check_mode or not any(outcome.changed for outcome in outcomes):
         return outcomes
     layout = settings.layout
+    if settings.elsewhere:
+        require_cluster_lock(layout.generations_dir, "conda_envs_generations_dir")
     engine = None
+    if any(outcome.changed and (outcome.todo.build or outcome.todo.mount) for outcome in outcomes):
+        layout.images.require(any(outcome.changed and outcome.todo.build for outcome in outcomes))
     if any(outcome.changed and outcome.todo.build for outcome in outcomes):
         engine = _engine(settings)
     os.umask(0o022)
@@ -153,6 +168,8 @@ def converge(wanted: t.Sequence[Wanted], settings: Settings, check_mode: bool) -
         ("generations_dir", layout.generations_dir),
         ("pkgs_dir", settings.pkgs_dir),
     ]
+    if not settings.install:
+        directories = []
     if any(outcome.changed and outcome.todo.kernel for outcome in outcomes):
         directories.append(("kernels_dir", settings.kernels_dir))
     for option, directory in directories:
@@ -161,20 +178,56 @@ def converge(wanted: t.Sequence[Wanted], settings: Settings, check_mode: bool) -
         except OSError as error:
             raise CondaError(f"conda_envs_{option}: {directory} cannot be made: {error.strerror}") from error
     sources = Sources(settings.index_url, settings.wheels_dir, settings.base_prefix)
-    with exclusive(layout.lock_file, settings.lock_timeout_seconds, "conda_envs_lock_timeout_seconds"):
+    settings = dataclasses.replace(settings, see_seconds=0)  # nobody waits with the lock in hand
+    with exclusive(
+        layout.lock_file, settings.lock_timeout_seconds, "conda_envs_lock_timeout_seconds", "conda_envs_generations_dir"
+    ):
         for index, (environment, seen) in enumerate(zip(wanted, outcomes)):
             if not seen.changed:
                 continue
             # Another run may have done it while this one waited for the lock.
-            outcomes[index] = outcome = _observe(environment, settings)
+            outcomes[index] = outcome = _observe_all([environment], settings, check_mode)[0]
             try:
-                if outcome.todo.build and engine is None:
-                    engine = _engine(settings)
-                if outcome.todo:
-                    generations.apply(outcome.todo, engine, settings.pkgs_dir, environment.smoke_test, sources)
+                with contextlib.ExitStack() as held:
+                    if outcome.todo.build:
+                        held.enter_context(_packing(outcome.todo, settings))
+                        if layout.images.directory:
+                            # Another node may have packed it while this one waited.
+                            outcomes[index] = outcome = _observe(environment, settings)
+                    if outcome.todo.build and engine is None:
+                        engine = _engine(settings)
+                    if outcome.todo:
+                        generations.apply(outcome.todo, engine, settings.pkgs_dir, environment.smoke_test, sources)
             except (CondaError, OSError) as error:
                 raise CondaError(f"conda_envs_shared: {environment.name}: {error}") from error
     return outcomes
+
+
+def _observe_all(wanted: t.Sequence[Wanted], settings: Settings, check_mode: bool) -> list[Outcome]:
+    """What is to be done for each environment. Where another node installs, that is waited for.
+
+    :raises CondaError: what another node has installed is not to be seen here.
+    """
+    deadline = time.monotonic() + settings.see_seconds
+    while True:
+        outcomes = [_observe(environment, settings) for environment in wanted]
+        if settings.install:
+            return outcomes
+        behind = next((one for one in outcomes if one.act and (one.todo.build or one.todo.switch)), None)
+        if behind is None or check_mode:
+            return [outcome.of_this_node() for outcome in outcomes]
+        there = os.path.exists(settings.layout.lock_file)
+        if not there or time.monotonic() >= deadline:
+            cause = (
+                "what the file system shows here is stale, or that node has failed"
+                if there
+                else f"the file system with {settings.layout.generations_dir} is not mounted here"
+            )
+            raise CondaError(
+                f"conda_envs_install_once: {behind.before.name}: this node does not see what another has installed, "
+                f"{behind.before.link} leading to {behind.todo.generation or 'nothing'}: {cause}"
+            )
+        time.sleep(1)
 
 
 def _engine(settings: Settings) -> engines.Engine:
@@ -197,18 +250,24 @@ def _compare(wanted: Wanted, settings: Settings) -> Outcome:
     act = wanted.state != "verified"
     problems: list[Problem] = []
     if wanted.state == "absent":
-        todo = generations.plan_removal(settings.layout, environment)
+        todo = generations.plan_removal(settings.layout, environment, settings.elsewhere)
     else:
         found = [*environment.problems, *generations.verify(environment, wanted.lock, settings.verify)]
         problems = list(dict.fromkeys(found))
         if not act and any(problem.kind == "obstacle" for problem in problems):
             # No run could do anything about it.
-            return Outcome(
-                environment, Plan(environment, wanted.lock, "", build=False, switch=False), tuple(problems), {}
-            )
+            nothing = Plan(environment, wanted.lock, "", build=False, switch=False)
+            return Outcome(environment, nothing, tuple(problems), {}, act)
         mended = wanted.to_mend(environment, problems)
         todo = generations.plan(
-            settings.layout, environment, wanted.lock, mended, settings.verify, wanted.retention, wanted.access
+            settings.layout,
+            environment,
+            wanted.lock,
+            mended,
+            settings.verify,
+            wanted.retention,
+            wanted.access,
+            settings.elsewhere,
         )
         if todo.build:
             wanted.access.accounts()

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import inspect
 import json
@@ -32,6 +33,7 @@ class Engine(t.Protocol):
     def install(self, packages: t.Sequence[Package], prefix: str, cache: str) -> None:
         """Make *prefix* out of *packages*, with *cache* as package cache.
 
+        :param packages: each after those it depends on, as lists and locks have them: link scripts run in this order.
         :raises CondaError: it is not made; what there is of *prefix* is for the caller to remove.
         """
 
@@ -50,6 +52,7 @@ class RattlerEngine:
         forget([package for package in packages if not package.sha256], cache)
         order = json.dumps({"packages": [p.as_dict() for p in packages], "prefix": prefix, "cache": cache})
         source = inspect.getsource(_rattler_child)
+        _sweep(cache)
         result = run([self._python, "-I", "-c", source], stdin=order, keep_lock=True)
         answer = _json_documents(result.stdout)
         if not answer or "version" not in answer[-1] or result.returncode != 0:
@@ -116,7 +119,7 @@ class CondaEngine:
 
 
 class MambaEngine:
-    """mamba or micromamba from 2.1 on, which are one program."""
+    """mamba or micromamba from 2.1 on, which are one program. It takes no notice of a link script that fails."""
 
     def __init__(self, name: str, executable: str) -> None:
         self.name = name
@@ -133,11 +136,14 @@ class MambaEngine:
                 "CONDA_SAFETY_CHECKS": "enabled",
                 "CONDA_EXTRA_SAFETY_CHECKS": "true",
                 "MAMBA_ALWAYS_SOFTLINK": "false",
+                "MAMBA_LOG_LEVEL": "error",  # less would not say which package
             },
         )
         if result.returncode != 0:
             raise _failure(f"{self.name}: {_mamba_errors(result)}")
         _require_installed(self.name, result, packages, prefix)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(prefix, ".messages.txt"))  # what link scripts have said
 
 
 def _create(executable: str, packages: t.Sequence[Package], prefix: str, environment: t.Mapping[str, str]) -> Result:
@@ -190,6 +196,14 @@ def select(wanted: str, base_prefix: str, option: str) -> Engine:
     return CondaEngine(executable) if name == "conda" else MambaEngine(name, executable)
 
 
+def _sweep(cache: str) -> None:
+    """Remove what rattlers that were killed or failed have unpacked in part. Callers hold the lock of the node."""
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(cache):
+            if entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+                remove_tree(entry.path)
+
+
 def _failure(text: str) -> CondaError:
     """What an engine said of its failure, with the one cause ahead that is not about the lock."""
     full = any(words in text for words in ("No space left on device", "NoSpaceLeftError", "errno: 28"))
@@ -209,10 +223,8 @@ def _one_line(text: str) -> str:
 def _mamba_errors(result: Result) -> str:
     """mamba's JSON does not tell what went wrong: it is in the lines on stderr that are marked as errors."""
     marked = re.findall(r"^(?:error|critical) +libmamba +(.*(?:\n(?!\w+ +libmamba ).*)*)", result.stderr, re.MULTILINE)
-    return (
-        ": ".join(dict.fromkeys(" ".join(text.split()) for text in marked))
-        or f"ended with {result.returncode}: {result.tail()}"
-    )
+    told = ": ".join(dict.fromkeys(" ".join(text.split()) for text in marked))
+    return told or f"ended with {result.returncode}: {' '.join(result.tail().split())}"
 
 
 def _json_documents(text: str) -> list[dict[str, t.Any]]:
@@ -229,7 +241,7 @@ def _json_documents(text: str) -> list[dict[str, t.Any]]:
 
 
 def require_archives(packages: t.Iterable[Package]) -> None:
-    """Hold the archives of file: channels against their hashes: no engine does, and all believe what the lock says.
+    """Hold the archives of file: channels against their hashes: of the engines, only mamba does.
 
     :raises CondaError: an archive cannot be read, or is another one.
     """

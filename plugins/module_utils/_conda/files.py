@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -16,6 +18,12 @@ import time
 import typing as t
 
 from .errors import CondaError
+
+MOUNTS = "/proc/self/mountinfo"
+#: What flock(2) says on a file system that has no such locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+# Mount options with which a lock keeps out the processes of this node alone, by how the name of the file system begins.
+_LOCAL_LOCKS = {"nfs": {"nolock", "local_lock=all", "local_lock=flock"}, "lustre": {"localflock"}}
 
 
 def sync_directory(path: str) -> None:
@@ -118,19 +126,32 @@ def free_bytes(path: str) -> int:
 
 
 @contextlib.contextmanager
-def exclusive(path: str, timeout_seconds: float, option: str) -> t.Iterator[None]:
+def exclusive(
+    path: str, timeout_seconds: float, option: str, place: str = "", needed: bool = True
+) -> t.Iterator[None]:
     """Hold the lock file *path* while the body runs, so that no two runs change the same tree.
 
     The kernel drops the lock with the process: a killed run leaves nothing to clean up.
 
-    :raises CondaError: another run still held it after *timeout_seconds*; *option* names that limit's variable.
+    :param place: the variable that says where the file is.
+    :param needed: False: where the file system has no locks, the body runs all the same.
+    :raises CondaError: another run still held it after *timeout_seconds*; *option* names that limit's variable. Or the
+        file system has no locks.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise CondaError(f"{path} cannot be opened: {error.strerror}") from error
     try:
-        _acquire(descriptor, path, timeout_seconds, option)
+        try:
+            _acquire(descriptor, path, timeout_seconds, option)
+        except OSError as error:
+            unlocked = error.errno in _NO_LOCKS
+            if needed or not unlocked:
+                where = f"{place}: " if place else ""
+                way_out = ": its file system must have flock(2): mount NFS without nolock, and Lustre with -o flock"
+                text = f"{where}{path} cannot be locked: {error.strerror}"
+                raise CondaError(f"{text}{way_out if unlocked else ''}") from error
         yield
     finally:
         os.close(descriptor)
@@ -139,22 +160,47 @@ def exclusive(path: str, timeout_seconds: float, option: str) -> t.Iterator[None
 def _acquire(descriptor: int, path: str, timeout_seconds: float, option: str) -> None:
     """Wait for the lock on an open file, and write down whose it is."""
     deadline = time.monotonic() + timeout_seconds
-    try:
-        os.fchmod(descriptor, 0o644)
-        os.set_inheritable(descriptor, True)  # for processes.run(keep_lock=True); other children get no files
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() >= deadline:
-                    holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "an unknown process"
-                    raise CondaError(
-                        f"another run is changing this node ({holder} holds {path}) and did not end within "
-                        f"{timeout_seconds:g} s: wait for it, or raise {option}"
-                    ) from error
-                time.sleep(0.2)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode(), 0)
-    except OSError as error:
-        raise CondaError(f"{path} cannot be locked: {error.strerror}") from error
+    os.fchmod(descriptor, 0o644)
+    os.set_inheritable(descriptor, True)  # for processes.run(keep_lock=True); other children get no files
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "an unknown process"
+                raise CondaError(
+                    f"another run is changing this node ({holder} holds {path}) and did not end within "
+                    f"{timeout_seconds:g} s: wait for it, or raise {option}"
+                ) from error
+            time.sleep(0.2)
+    os.ftruncate(descriptor, 0)
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    os.pwrite(descriptor, f"process {os.getpid()}, since {since}, on {os.uname().nodename}".encode(), 0)
+
+
+def require_cluster_lock(path: str, option: str, mounts: str = "") -> None:
+    """Refuse a directory whose locks other nodes would not see, as some mount options have it.
+
+    :param option: the variable that names it.
+    :param mounts: the kernel's table of mounts, if another than that of this process.
+    :raises CondaError: with the mount option to take out.
+    """
+    directory = os.path.join(os.path.realpath(existing_parent(path)), "")
+    found: tuple[str, str, set[str]] = ("", "", set())
+    with open(mounts or MOUNTS, encoding="utf-8", errors="surrogateescape") as stream:
+        for line in stream:
+            before, _dash, after = line.partition(" - ")
+            # Blanks in a path are written as octal numbers.
+            point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split()[4])
+            if directory.startswith(os.path.join(point, "")) and len(point) >= len(found[0]):
+                kind, _source, options = after.split()[:3]
+                found = (point, kind, {*before.split()[5].split(","), *options.split(",")})
+    point, kind, options_there = found
+    for name, local in _LOCAL_LOCKS.items():
+        wrong = sorted(local & options_there) if kind.startswith(name) else []
+        if wrong:
+            raise CondaError(
+                f"{option}: {point} is mounted with {wrong[0]}, so other nodes would not see who is at work there: "
+                "mount NFS without nolock and local_lock, and Lustre with -o flock"
+            )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import glob
 import json
 import os
 import pwd
@@ -21,13 +20,14 @@ from .engines import Engine, forget, require_archives
 from .errors import CondaError
 from .files import half_made, remove_tree, replace_link, sync_directory, write_file
 from .locks import Lock
+from .packing import Images, empty
 from .pinning import pin
 from .prefixes import Manifest
 from .problems import Problem
 from .processes import run
 from .records import Record, compare_files, compare_with_lock, read_distributions, read_records
 from .sealing import Access, compare_variables, lock_identity, seal
-from .usage import in_use
+from .usage import Elsewhere, in_use
 
 LEVELS = ("fast", "records", "full")
 #: How the modules that need a Layout ask for it.
@@ -45,6 +45,7 @@ class Layout:
 
     envs_dir: str  #: the names people use
     generations_dir: str  #: NAME/ID for each installed lock
+    images: Images = Images()  #: what those are in, if they are packed
 
     def link(self, name: str) -> str:
         """The path that people activate."""
@@ -59,7 +60,12 @@ class Layout:
 
     def generations(self, name: str) -> list[str]:
         """Everything that is or was to become a generation of *name*."""
-        return sorted(glob.glob(os.path.join(glob.escape(self.home(name)), "*")))
+        home = self.home(name)
+        try:
+            found = os.listdir(home)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(os.path.join(home, entry) for entry in found if not entry.startswith("."))
 
     def home(self, name: str) -> str:
         """The directory of the generations of *name*."""
@@ -147,14 +153,7 @@ def verify(environment: Environment, lock: Lock, level: str) -> list[Problem]:
     """
     if level == "fast" or environment.target is None or environment.manifest is None:
         return []
-    return _verify_all(environment.target, environment.manifest, lock, level)
-
-
-def _verify_all(prefix: str, manifest: Manifest, lock: Lock, level: str) -> list[Problem]:
-    problems = _verify(prefix, manifest, lock, level)
-    if level != "fast" and lock_identity(manifest.identity) == lock.identity:
-        problems += compare_variables(prefix, lock)
-    return problems
+    return _verify(environment.target, environment.manifest, lock, level)
 
 
 def _verify(prefix: str, manifest: Manifest, lock: Lock, level: str) -> list[Problem]:
@@ -163,7 +162,7 @@ def _verify(prefix: str, manifest: Manifest, lock: Lock, level: str) -> list[Pro
     records, problems = read_records(prefix)
     distributions, unreadable = read_distributions(prefix, records)
     if lock_identity(manifest.identity) == lock.identity:
-        problems += compare_with_lock(records, lock, distributions)
+        problems += [*compare_with_lock(records, lock, distributions), *compare_variables(prefix, lock)]
         # Of what somebody has installed by hand, there is nothing to tell but that.
         names = {wheel.name for wheel in lock.wheels}
         distributions = [distribution for distribution in distributions if distribution.name in names]
@@ -234,19 +233,17 @@ class Plan:
     generation: str  #: what the name leads to in the end; empty: there is no name then
     build: bool
     switch: bool
+    identity: str = ""  #: see identity_of(); empty where there is to be no such environment
     retired: tuple[str, ...] = ()  #: generations that the name leaves behind for good
     kept: tuple[str, ...] = ()  #: those that go later, because a process uses them
     access: Access = dataclasses.field(default_factory=Access)
     kernelspec: kernels.Kernelspec | None = None  #: what is there, if it must be written or removed
     kernel: str = ""  #: the text that it gets, or nothing where it goes
+    images: Images = Images()  #: what the generation is in, if it is packed
+    mount: bool = False  #: is there an image of it already?
 
     def __bool__(self) -> bool:
-        return bool(self.build or self.switch or self.retired or self.kernelspec or self.environment.leftovers)
-
-    @property
-    def identity(self) -> str:
-        """What tells generations apart: the lock's identity, and who may use them where that is not everybody."""
-        return f"{self.lock.identity}{self.access.suffix}"
+        return bool(self.build or self.mount or self.switch or self.retired or self.kernelspec or self.environment.leftovers)
 
     def actions(self) -> list[str]:
         """The steps, in order, in the words of the domain."""
@@ -258,11 +255,20 @@ class Plan:
         ]
         if self.build:
             steps.append(f"build generation {self.generation} of {name} with {len(self.lock.packages)} packages")
+            if self.images.directory:
+                steps.append(f"pack it into {self.images.of(self.generation, self.identity)} and mount that")
+        if self.mount:
+            steps.append(f"mount {self.images.of(self.generation, self.identity)} as {self.generation}")
         if self.switch:
             steps.append(f"point {link} to {self.generation}" if self.generation else f"remove {link}")
         if self.kernelspec:
             steps.append(f"{'write' if self.kernel else 'remove'} kernelspec {self.kernelspec.path}")
         return steps + [f"remove old generation {path} of {name}" for path in self.retired]
+
+
+def identity_of(lock: Lock, access: Access) -> str:
+    """What tells generations apart: the lock's identity, and who may use them where that is not everybody."""
+    return f"{lock.identity}{access.suffix}"
 
 
 def plan(
@@ -273,33 +279,44 @@ def plan(
     level: str,
     retention: Retention,
     access: Access | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Plan:
     """Decide what brings *environment* to *lock*, when *problems* are all that is to be mended of it at *level*.
 
     :param access: who may use it; None: all.
+    :param elsewhere: what other nodes use of the generations; None: they are this node's own.
     :raises CondaError: the place of its name is taken by something else than a link.
     """
     _require_place(environment)
     access = access or Access()
-    identity = f"{lock.identity}{access.suffix}"
+    identity = identity_of(lock, access)
     live = environment.target
     if live and environment.manifest and environment.manifest.identity == identity and not problems:
-        return Plan(environment, lock, live, build=False, switch=False, access=access)
+        return Plan(environment, lock, live, build=False, switch=False, identity=identity, access=access)
     ready = _ready(layout, environment, lock, identity, level)
-    path = ready or layout.new_generation(environment.name, lock.identity, environment.leftovers)
-    retired = _retired(layout, environment, path, retention)
-    return Plan(environment, lock, path, build=ready is None, switch=True, retired=retired, access=access)
+    images = layout.images
+    freed = set(environment.leftovers)
+    if images.directory:
+        freed.update(filter(empty, layout.generations(environment.name)))  # nothing is mounted there
+    path = ready or layout.new_generation(environment.name, identity, freed)
+    mount = ready is None and images.has(path, identity)
+    build = ready is None and not mount
+    retired = _retired(layout, environment, path, retention, elsewhere)
+    return Plan(environment, lock, path, build, True, identity, retired, access=access, images=images, mount=mount)
 
 
-def plan_removal(layout: Layout, environment: Environment) -> Plan:
+def plan_removal(layout: Layout, environment: Environment, elsewhere: Elsewhere | None = None) -> Plan:
     """Decide what takes *environment* away: its name, and each generation that no process uses.
 
+    :param elsewhere: what other nodes use of the generations; None: they are this node's own.
     :raises CondaError: the place of its name is taken by something else than a link.
     """
     _require_place(environment)
     there = [path for path in layout.generations(environment.name) if path not in environment.leftovers]
     there = [path for path in there if _finished(path) is not None or os.path.realpath(path) == environment.target]
     used = in_use(there)
+    if elsewhere:
+        used.update(path for path in there if not _may_go(path, environment, elsewhere))
     return Plan(
         environment,
         Lock("", ()),
@@ -308,7 +325,16 @@ def plan_removal(layout: Layout, environment: Environment) -> Plan:
         switch=os.path.islink(environment.link),
         retired=tuple(path for path in there if path not in used),
         kept=tuple(path for path in there if path in used),
+        images=layout.images,
     )
+
+
+def _may_go(path: str, environment: Environment, elsewhere: Elsewhere | None) -> bool:
+    """Can no process on another node use the generation at *path*?
+
+    Where the name leads to now, one may have begun since the other nodes were asked.
+    """
+    return elsewhere is None or not (os.path.realpath(path) == environment.target or elsewhere.may_use(path))
 
 
 def _require_place(environment: Environment) -> None:
@@ -325,12 +351,14 @@ def _ready(layout: Layout, environment: Environment, lock: Lock, identity: str, 
         if not manifest or manifest.identity != identity:
             continue
         damaged = prefixes.check(path, manifest) or Access.of(identity).compare(path)
-        if not damaged and not _verify_all(path, manifest, lock, level):
+        if not damaged and not _verify(path, manifest, lock, level):
             return path
     return None
 
 
-def _retired(layout: Layout, environment: Environment, next_live: str, retention: Retention) -> tuple[str, ...]:
+def _retired(
+    layout: Layout, environment: Environment, next_live: str, retention: Retention, elsewhere: Elsewhere | None
+) -> tuple[str, ...]:
     """The generations that go once the name leads to *next_live*: damaged ones first, then the oldest."""
     others = []
     for path in layout.generations(environment.name):
@@ -347,7 +375,7 @@ def _retired(layout: Layout, environment: Environment, next_live: str, retention
     spare = [
         path
         for rank, (sound, _live, made, path) in enumerate(others, 2)
-        if made <= youngest and (rank > retention.keep or not sound)
+        if made <= youngest and (rank > retention.keep or not sound) and _may_go(path, environment, elsewhere)
     ]
     used = in_use(spare)
     return tuple(path for path in spare if path not in used)
@@ -392,19 +420,22 @@ def apply(
     :raises CondaError: it could not be done; the name is as it was, and an unfinished generation is gone.
     """
     for path in todo.environment.leftovers:
-        construction.discard(path)
-    if todo.build:
-        if engine is None:
-            raise AssertionError("a build needs an engine")
+        todo.images.discard(path)
+    if todo.build or todo.mount:
         try:
-            _build(todo, engine, cache, smoke_test, sources)
+            if todo.mount:
+                _mount(todo)
+            elif engine is None:
+                raise AssertionError("a build needs an engine")
+            else:
+                _build(todo, engine, todo.access.cache_below(cache), smoke_test, sources)
         except BaseException as error:
             with contextlib.suppress(OSError):  # marked as it is, the next run finds it
-                construction.discard(todo.generation)
+                todo.images.discard(todo.generation)
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise CondaError(f"the disk is full: {error.filename or todo.generation}") from error
             raise
-    elif todo.switch and todo.generation:
+    if todo.switch and todo.generation and not todo.build:
         # It suited once, but the node or the test may have changed.
         _smoke(todo, smoke_test)
     if todo.switch:
@@ -417,7 +448,7 @@ def apply(
         kernels.change(todo.kernelspec, todo.kernel)
     # A job may have begun in one of them while the new generation was built.
     for path in sorted(set(todo.retired) - in_use(todo.retired)):
-        construction.discard(path)
+        todo.images.discard(path)
     if not todo.generation:
         for home in {os.path.dirname(path) for path in (*todo.retired, *todo.environment.leftovers)} - {
             os.path.dirname(todo.environment.link)
@@ -448,8 +479,19 @@ def _build(
     pin(prefix)
     seal(prefix, _MESSAGE, lock.variables, todo.access)
     _smoke(todo, smoke_test)
-    prefixes.finish(prefix, todo.identity, engine.name)
+    prefixes.finish(prefix, todo.identity, engine.name, packed=bool(todo.images.directory))
+    if todo.images.directory:
+        todo.images.pack(prefix, todo.identity)
+        todo.images.mount(prefix, todo.identity)
     construction.end(prefix)
+
+
+def _mount(todo: Plan) -> None:
+    """Have the generation as it was packed, by this node or by another."""
+    os.makedirs(os.path.dirname(todo.generation), mode=0o755, exist_ok=True)
+    construction.begin(todo.generation)
+    todo.images.mount(todo.generation, todo.identity)
+    construction.end(todo.generation)
 
 
 def _damaged(prefix: str, lock: Lock) -> list[Record]:

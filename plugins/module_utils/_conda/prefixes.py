@@ -39,6 +39,7 @@ class Manifest:
     fingerprint: str  #: sha256 over the listing
     created: str  #: UTC, ISO 8601
     engine: str  #: who installed it
+    prefix: str = ""  #: where it must be, if it is packed into an image
 
 
 def listing_of(prefix: str) -> str:
@@ -103,19 +104,35 @@ def fingerprint(listing: str) -> str:
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def finish(prefix: str, identity: str, engine: str) -> Manifest:
-    """Declare *prefix* finished: nothing in it may change from now on."""
-    text = listing_of(prefix)
+def in_whole_seconds(listing: str) -> str:
+    """*listing* as it is when all is in a squashfs image, which keeps no fractions of seconds."""
+    fields = listing.split("\0")
+    for number, line in enumerate(fields[1::2]):
+        entry = line.split(" ")
+        if len(entry) == 5:
+            entry[4] = str(int(entry[4]) // 10**9 * 10**9)
+            fields[2 * number + 1] = " ".join(entry)
+    return "\0".join(fields)
+
+
+def finish(prefix: str, identity: str, engine: str, packed: bool = False) -> Manifest:
+    """Declare *prefix* finished: nothing in it may change from now on.
+
+    :param packed: will it be in a squashfs image?
+    """
+    text = in_whole_seconds(listing_of(prefix)) if packed else listing_of(prefix)
     manifest = Manifest(
         identity=identity,
         fingerprint=fingerprint(text),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         engine=engine,
+        prefix=prefix if packed else "",
     )
+    told = {key: value for key, value in dataclasses.asdict(manifest).items() if value}
     write_file(os.path.join(prefix, LISTING), text)
     write_file(
         os.path.join(prefix, MANIFEST),
-        json.dumps({"format": FORMAT, **dataclasses.asdict(manifest)}, indent=1, sort_keys=True) + "\n",
+        json.dumps({"format": FORMAT, **told}, indent=1, sort_keys=True) + "\n",
     )
     return manifest
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import grp
+import hashlib
 import json
 import os
 import pwd
@@ -101,6 +102,20 @@ class Access:
             raise CondaError("owner, group: only root can give a generation to another: run with become")
         return uid, gid
 
+    def cache_below(self, cache: str) -> str:
+        """The package cache to build from, made if need be.
+
+        What is built is made of hard links into it, which have one owner and one mode. So where not everybody may use a
+        generation, it has a cache of its own, below one that nobody else can enter.
+        """
+        if not self.suffix:
+            return cache
+        restricted = os.path.join(cache, ".restricted")
+        os.makedirs(restricted, mode=0o700, exist_ok=True)
+        own = os.path.join(restricted, hashlib.sha256(self.suffix.encode("utf-8")).hexdigest()[:12])
+        os.makedirs(own, exist_ok=True)
+        return own
+
     def lets_in(self, who: str) -> bool:
         """Can *who*, "group" or "others", use what is in a generation?"""
         shift = {"group": 3, "others": 0}[who]
@@ -155,13 +170,18 @@ def compare_variables(prefix: str, lock: Lock) -> list[Problem]:
 
 
 def compile_byte_code(prefix: str) -> None:
-    """Write byte code once, valid whatever the files' times: users cannot write it and would start slowly."""
+    """Write byte code once, valid whatever the files' times: users cannot write it and would start slowly.
+
+    :raises CondaError: the process that does it, or one of its workers, was killed, and has left files half written.
+    """
     python = os.path.join(prefix, "bin/python")
     folders = _libraries(prefix)
     if os.path.exists(python) and folders:
         # A package may carry files for other Pythons that do not compile: that is no failure of the build.
         mode = ["--invalidation-mode", "unchecked-hash"]
-        run([python, "-I", "-m", "compileall", "-q", "-j", "0", *mode, *folders], keep_lock=True)
+        result = run([python, "-I", "-m", "compileall", "-q", "-j", "0", *mode, *folders], keep_lock=True)
+        if result.returncode < 0 or "BrokenProcessPool" in result.stderr:
+            raise CondaError("compileall was killed, maybe for want of memory, while it wrote byte code: run again")
 
 
 def protect(prefix: str, message: str) -> None:

@@ -6,9 +6,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import typing as t
+
+
+@dataclasses.dataclass(frozen=True)
+class Elsewhere:
+    """What other nodes use of a file system that they share with this one."""
+
+    in_use: frozenset[str] | None  #: prefixes, as each node's own in_use() tells; None: not all nodes were asked
+
+    def may_use(self, prefix: str) -> bool:
+        """Can a process on another node use *prefix*?"""
+        return self.in_use is None or prefix in self.in_use
 
 
 def in_use(prefixes: t.Iterable[str], proc: str = "/proc") -> set[str]:
@@ -17,7 +29,7 @@ def in_use(prefixes: t.Iterable[str], proc: str = "/proc") -> set[str]:
     A process that cannot be looked at may use any of them. Other nodes that share the file system are not seen.
     """
     # What follows a path must not make it a longer one: ID is another generation than ID-2.
-    patterns = {prefix: re.compile(re.escape(os.fsencode(prefix)) + rb"(?![\w-])") for prefix in prefixes}
+    patterns = {prefix: re.compile(_either(prefix) + rb"(?![\w-])") for prefix in prefixes}
     found: set[str] = set()
     for pid in filter(str.isdigit, os.listdir(proc) if patterns else []):
         try:
@@ -28,6 +40,12 @@ def in_use(prefixes: t.Iterable[str], proc: str = "/proc") -> set[str]:
             return set(patterns)
         found.update(prefix for prefix, pattern in patterns.items() if prefix not in found and pattern.search(traces))
     return found
+
+
+def _either(prefix: str) -> bytes:
+    """A pattern for *prefix* as it is written, and as the kernel shows it where a link leads to it."""
+    paths = {os.fsencode(prefix), os.fsencode(os.path.realpath(prefix))}
+    return rb"(?:" + rb"|".join(map(re.escape, sorted(paths))) + rb")"
 
 
 def _traces(process: str) -> bytes:

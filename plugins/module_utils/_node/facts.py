@@ -18,6 +18,7 @@ import typing as t
 from .._conda import construction, generations, kernels, prefixes
 from .._conda.files import existing_parent
 from .._conda.records import sha256_of
+from .._conda.usage import in_use
 
 _NVIDIA = "0x10de"
 _DISPLAY_CLASSES = ("0x0300", "0x0302")  # VGA and 3D controller: the first four digits of a PCI class
@@ -58,6 +59,12 @@ def environments(layout: generations.Layout, kernels_dir: str = "") -> dict[str,
         }
         for name in generations.names(layout)
     }
+
+
+def usage(layout: generations.Layout, asked: bool) -> dict[str, t.Any]:
+    """The generations that processes of this node use, where that is *asked* for."""
+    paths = [path for name in generations.names(layout) for path in layout.generations(name)] if asked else []
+    return {"generations_dir": layout.generations_dir, "in_use": sorted(in_use(paths)) if asked else None}
 
 
 def file(path: str) -> dict[str, t.Any]:

@@ -110,16 +110,16 @@ class Faults:
             buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
             return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding)
 
-        def counted_fsync(descriptor: int) -> None:
-            faults.reach("fsync", _path(descriptor, -1))
-            fsync(descriptor)
+        def counted_fsync(fd: Any) -> None:
+            faults.reach("fsync", _path(fd, -1))
+            fsync(fd)
 
-        def counted_pwrite(descriptor: int, data: bytes, offset: int) -> int:
+        def counted_pwrite(descriptor: int, data: Any, offset: int) -> int:
             faults.reach("write", _path(descriptor, -1))
             return pwrite(descriptor, data, offset)
 
         os.fsync, os.pwrite = counted_fsync, counted_pwrite
-        builtins.open = io.open = counted_open  # type: ignore[assignment]
+        builtins.open = io.open = counted_open
 
 
 def _path(place: Any, directory: int) -> str:

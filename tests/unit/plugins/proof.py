@@ -6,15 +6,20 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+import tarfile
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import zstandard
+
 from lab.packages import PLACEHOLDER, Entry
+from unit.plugins import pip_part
 
 if TYPE_CHECKING:
-    from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Package
+    from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Package, Wheel
 
     from unit.plugins.conftest import Channel, Node
 
@@ -22,7 +27,7 @@ _OURS = {"conda-meta/history", "conda-meta/frozen", "etc/conda/activate.d/envfle
 _OURS_IN_A_LIBRARY = {"EXTERNALLY-MANAGED", "site-packages/_envfleet_pin.py", "site-packages/zzz-envfleet-pin.pth"}
 
 # What rattler keeps: unpacked packages, and locks for them and for all.
-_CACHED = re.compile(r"\.cache\.lock|\w+-[\w.]+-\w+(\.lock)?")
+_CACHED = re.compile(r"\.cache\.lock|wheels|\w+-[\w.]+-\w+(\.lock)?")
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,37 @@ class Item:
     def expected(self, prefix: Path) -> dict[str, str]:
         """What it puts into *prefix*, by relative path: the sha256 of a file, or the target of a link behind "->"."""
         return {entry.path: _told(entry, prefix) for entry in self.entries}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A wheel, and what is in it."""
+
+    wheel: Wheel
+    content: Mapping[str, bytes]  #: by the path in site-packages
+
+    def expected(self) -> dict[str, str]:
+        """As Item.expected(), without what pip generates."""
+        return {
+            f"{pip_part.SITE}/{path}": hashlib.sha256(data).hexdigest()
+            for path, data in self.content.items()
+            if not path.endswith(".dist-info/RECORD")
+        }
+
+    @property
+    def generated(self) -> set[str]:
+        """What pip generates, by relative path."""
+        (record,) = (path for path in self.content if path.endswith(".dist-info/RECORD"))
+        info = f"{pip_part.SITE}/{os.path.dirname(record)}"
+        return {f"bin/{self.wheel.name}", *(f"{info}/{name}" for name in ("INSTALLER", "RECORD", "REQUESTED"))}
+
+
+def part(directory: Path, name: str, version: str) -> Part:
+    """Write a wheel into *directory*, which a file: URL leads to."""
+    path = pip_part.write_wheel(directory, name, version)
+    with zipfile.ZipFile(path) as archive:
+        content = {member: archive.read(member) for member in archive.namelist()}
+    return Part(pip_part.listed(path, directory.as_uri()), content)
 
 
 def _told(entry: Entry, prefix: Path) -> str:
@@ -55,6 +91,20 @@ def stock(channel: Channel, name: str, version: str, *entries: Entry, build: str
     return Item(channel.add(name, version, whole, build=build), whole)
 
 
+def unpacked(channel: Channel, package: Package) -> Item:
+    """A package of *channel*, and what its archive has."""
+    entries = []
+    with zipfile.ZipFile(channel.directory / package.subdir / package.file_name) as archive:
+        (name,) = (name for name in archive.namelist() if name.startswith("pkg-"))
+        stream = zstandard.ZstdDecompressor().stream_reader(archive.open(name))
+        with tarfile.open(fileobj=stream, mode="r|") as members:
+            for member in members:
+                content = members.extractfile(member) if member.isfile() else None
+                data, link = content.read() if content else b"", member.linkname if member.issym() else None
+                entries.append(Entry(member.name, data, member.mode, link))
+    return Item(package, tuple(entries))
+
+
 def files(prefix: Path) -> dict[str, str]:
     """Everything in *prefix* but directories, as Item.expected() tells it. Byte code is left out."""
     found = {}
@@ -68,8 +118,8 @@ def files(prefix: Path) -> dict[str, str]:
     return found
 
 
-def require_exact(prefix: Path, items: Sequence[Item]) -> None:
-    """Fail unless *prefix* has the packages of *items*, each record and each file as it must be, and nothing else."""
+def require_exact(prefix: Path, items: Sequence[Item], parts: Sequence[Part] = ()) -> None:
+    """Fail unless *prefix* has *items* and *parts*, each record and each file as it must be, and nothing else."""
     found = files(prefix)
     records = {path for path in found if path.startswith("conda-meta/") and path.endswith(".json")}
     assert records == {f"conda-meta/{item.package.record_name}" for item in items}
@@ -85,9 +135,13 @@ def require_exact(prefix: Path, items: Sequence[Item]) -> None:
             if not sum_or_target.startswith("->"):
                 assert (listed[path].get("sha256_in_prefix") or listed[path]["sha256"]) == sum_or_target, path
         expected.update(content)
+    generated = set()
+    for part in parts:
+        expected.update(part.expected())
+        generated |= part.generated
     rest = {path: value for path, value in found.items() if path not in records}
     assert {path: rest.pop(path, None) for path in expected} == expected
-    assert {path for path in rest if not _ours(path)} == set()
+    assert {path for path in rest if not _ours(path)} == generated
     assert rest.keys() >= _OURS
 
 
@@ -119,4 +173,4 @@ def require_tidy(node: Node, names: Iterable[str], kept: dict[str, set[str]] | N
             assert (home / generation / "conda-meta/envfleet.manifest").is_file(), generation
             assert not [path for path in files(home / generation) if "/." in f"/{path}"]
     strangers = [name for name in os.listdir(node.pkgs) if not _CACHED.fullmatch(name)]
-    assert strangers == []
+    assert strangers == [], strangers

@@ -40,7 +40,7 @@ def test_an_empty_node_has_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
     with audited() as audit:
         found = look(capsys, **options(tmp_path), files=[str(tmp_path / "condarc")])
     assert audit.events == []
-    assert list(found) == ["system", "base", "environments", "files", "disk", "gpus"]
+    assert list(found) == ["system", "base", "environments", "files", "usage", "disk", "gpus"]
     assert found["base"] == {
         "link": str(tmp_path / "conda"),
         "target": None,
@@ -78,3 +78,18 @@ def test_a_look_loads_no_more_than_it_needs() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert {"json", "subprocess"} <= set(done.stdout.split())
     assert not {"asyncio", "http", "rattler", "ssl", "yaml"} & set(done.stdout.split())
+
+
+@pytest.mark.usefixtures("restore_umask")
+def test_a_node_tells_what_its_processes_use_where_it_is_asked(
+    node: Node, channel: Channel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generation = node.install(channel.add_tool())
+    place = str(node.root / "generations")
+    assert look(capsys, **options(node.root))["usage"] == {"generations_dir": place, "in_use": None}
+    assert look(capsys, **options(node.root), usage=True)["usage"]["in_use"] == []
+    with subprocess.Popen(["sleep", "60"], cwd=generation) as job:
+        try:
+            assert look(capsys, **options(node.root), usage=True)["usage"]["in_use"] == [str(generation)]
+        finally:
+            job.kill()

@@ -207,16 +207,40 @@ def test_noarch_python_gets_its_entry_points_and_its_place_in_that_python(
     )
 
 
-def test_link_scripts_are_run_with_all_else_in_place(
+def scripted(channel: Channel, name: str, depends: Sequence[str], script: str, *entries: Entry) -> Package:
+    """A package with a post-link script."""
+    lines = Entry(f"bin/.{name}-post-link.sh", f"#!/bin/bash\n{script}\n".encode(), 0o755)
+    return channel.listed(write_package(channel.directory, index_of(name, "1.0", "0", depends), [lines, *entries]))
+
+
+def test_link_scripts_are_run_when_what_they_need_is_in_place(
     engine: engines.Engine, channel: Channel, places: tuple[str, str]
 ) -> None:
     prefix, cache = places
-    script = f'#!/bin/sh\n{PLACEHOLDER}/bin/tool >"$PREFIX/linked"\necho "$PKG_NAME $PKG_VERSION" >>"$PREFIX/linked"\n'
-    needy = channel.add("needy", "1.0", [Entry("bin/.needy-post-link.sh", script.encode(), 0o755)])
-    packages = [channel.add_tool(), needy]
+    activation = Entry("etc/conda/activate.d/base.sh", b"export ACTIVATED=yes\n")
+    packages = [
+        channel.add_tool(),
+        scripted(channel, "zero", [], "echo zero >$PREFIX/linked; echo never mind >$PREFIX/.messages.txt", activation),
+        scripted(
+            channel, "middle", ["zero >=1", "tool"], 'echo "$PKG_NAME $PKG_VERSION $PKG_BUILDNUM" >>$PREFIX/linked'
+        ),
+        scripted(channel, "above", ["middle"], f'{PLACEHOLDER}/bin/tool "$PKG_NAME $ACTIVATED" >>$PREFIX/linked'),
+    ]
+    if engine.name == "rattler":
+        packages.reverse()  # conda and its kin take packages as they are listed
     engine.install(packages, prefix, cache)
     assert problems(prefix, packages) == []
-    assert Path(prefix, "linked").read_text() == "tool 1.0\nneedy 1.0\n"
+    assert Path(prefix, "linked").read_text() == "zero\nmiddle 1.0 0\ntool 1.0 above yes\n"
+    assert not Path(prefix, ".messages.txt").exists()
+
+
+def test_a_link_script_that_fails_is_quoted(engine: engines.Engine, channel: Channel, places: tuple[str, str]) -> None:
+    if isinstance(engine, engines.MambaEngine):
+        pytest.skip("mamba takes no notice of it, and nobody can tell from what it leaves")
+    script = "echo said aloud; echo left in writing >$PREFIX/.messages.txt; exit 3"
+    with pytest.raises(CondaError) as caught:
+        engine.install([scripted(channel, "fussy", [], script)], *places)
+    assert all(words in str(caught.value) for words in ("fussy", "said aloud", "left in writing", "3"))
 
 
 def test_records_say_what_the_packages_say_of_themselves(
@@ -324,7 +348,7 @@ def test_a_wrong_archive_on_the_mirror_is_one_clear_error(
         archive.unlink()
     with pytest.raises(CondaError, match=message) as caught:
         engine.install([package], *places)
-    assert "tool-1.0-0.conda" in str(caught.value)
+    assert "tool-1.0-0" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)
     assert not Path(places[0], "bin").exists()
@@ -387,12 +411,11 @@ def test_hostile_environment_variables_do_not_reach_the_engine(
 
 @pytest.mark.parametrize("kind", ["sha256", "md5"])
 def test_archives_of_file_channels_are_checked_before_an_engine_believes_them(kind: str, channel: Channel) -> None:
-    package = channel.add_tool("a-tool with%blank")
-    archive = channel.directory / "linux-64" / package.file_name
+    directory = channel.directory / "with % and blank"
+    package = dataclasses.replace(channel, directory=directory, url=directory.as_uri()).add_tool()
+    archive = directory / "linux-64" / package.file_name
     if kind == "md5":
         package = Package.from_url(package.url, md5=hashlib.md5(archive.read_bytes()).hexdigest())
-    url = archive.as_uri()
-    package = Package.from_url(url, package.sha256, package.md5)
     engines.require_archives([package, Package.from_url("http://127.0.0.1:9/linux-64/x-1-0.conda", "0" * 64)])
     archive.write_bytes(archive.read_bytes() + b"x")
     with pytest.raises(CondaError, match=r"hash mismatch: .* is not the archive of the lock: expected"):
@@ -436,12 +459,18 @@ def test_the_engine_is_found_by_its_files_alone(tmp_path: Path) -> None:
         ("conda", full, "conda"),
         ("auto", base("miniconda", python, conda), "conda"),
         ("auto", base("odd", conda, rattler), "conda"),
+        ("auto", base("miniforge", python, conda, "bin/mamba"), "conda"),
+        ("mamba", str(tmp_path / "miniforge"), "mamba"),
+        ("auto", base("both", "bin/micromamba", "bin/mamba"), "mamba"),
+        ("micromamba", str(tmp_path / "both"), "micromamba"),
+        ("auto", base("bare", "bin/micromamba"), "micromamba"),
     ):
         assert engines.select(wanted, directory, "option").name == expected
     for wanted, directory, message in (
         ("auto", base("venv", python), "option: the engine auto is not in .*venv, which has none: install it with the"),
         ("rattler", str(tmp_path / "miniconda"), "option: the engine rattler is not in .*, which has conda"),
-        ("mamba", full, "which has rattler, conda"),
+        ("mamba", full, "option: the engine mamba is not in .*, which has rattler, conda$"),
+        ("conda", str(tmp_path / "both"), "option: the engine conda is not in .*, which has mamba, micromamba$"),
     ):
         with pytest.raises(CondaError, match=message):
             engines.select(wanted, directory, "option")
@@ -472,8 +501,14 @@ def test_only_the_named_packages_leave_the_cache(tmp_path: Path) -> None:
         (tmp_path / name / "info").mkdir(parents=True)
         (tmp_path / f"{name}.conda").touch()
     (tmp_path / "tool-1.0-0.lock").touch()
+    shutil.copytree(tmp_path, nested := tmp_path / "https" / "mirror" / "linux-64")  # as mamba has it
     engines.forget([Package.from_url("http://x/linux-64/tool-1.0-0.conda", "0" * 64)], str(tmp_path))
-    assert sorted(os.listdir(tmp_path)) == ["tool-1.0-1", "tool-1.0-1.conda", "toolbox-1.0-0", "toolbox-1.0-0.conda"]
+    others = ["tool-1.0-1", "tool-1.0-1.conda", "toolbox-1.0-0", "toolbox-1.0-0.conda"]
+    assert sorted(os.listdir(nested)) == others
+    assert sorted(os.listdir(tmp_path)) == ["https", *others]
+    engines.forget([], str(tmp_path))
+    engines.forget([Package.from_url("http://x/linux-64/tool-1.0-1.conda", "0" * 64)], str(tmp_path / "missing"))
+    assert sorted(os.listdir(nested)) == others
 
 
 # What conda and its kin say when they fail. In recorded/ is what a real one printed, shortened and with other paths:
@@ -642,6 +677,59 @@ def test_a_conda_that_prints_no_json_is_quoted(
 ) -> None:
     with pytest.raises(CondaError, match=f"(?s)^{message}"):
         engines.CondaEngine(saying(stdout, stderr, ends)).install([TOOL], *places)
+
+
+MAMBA_PLAN = """{
+    "actions": {
+        "PREFIX": "/opt/envfleet/generations/ml/0"
+    },
+    "dry_run": false,
+    "prefix": "/opt/envfleet/generations/ml/0",
+    "success": true
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("stderr", "ends", "message"),
+    [
+        (
+            "error    libmamba File not valid: SHA256 doesn't match expectation "
+            '"/opt/envfleet/pkgs/http/mirror.lab/linux-64/tool-1.0-0.conda"\n    Expected: 0000\n    Actual: d099\n'
+            "critical libmamba Found incorrect downloads. Aborting\n",
+            "exit 1",
+            "File not valid: SHA256 doesn't match expectation "
+            '"/opt/envfleet/pkgs/http/mirror.lab/linux-64/tool-1.0-0.conda" Expected: 0000 Actual: d099'
+            ": Found incorrect downloads. Aborting",
+        ),
+        (
+            "warning  libmamba never mind\n"
+            "critical libmamba Download error (7) Couldn't connect to server [http://127.0.0.1:9/x]\n    Failed to\n",
+            "exit 1",
+            "Download error (7) Couldn't connect to server [http://127.0.0.1:9/x] Failed to",
+        ),
+        (
+            "create: The following argument was not expected: --no-such\nRun with --help for more information.\n",
+            "exit 109",
+            "ended with 109: create: The following argument was not expected: --no-such "
+            "Run with --help for more information.",
+        ),
+    ],
+)
+def test_what_mamba_2_8_said_becomes_one_clear_error(
+    stderr: str, ends: str, message: str, saying: Saying, places: tuple[str, str]
+) -> None:
+    with pytest.raises(CondaError, match=f"^mamba: {re.escape(message)}$"):
+        engines.MambaEngine("mamba", saying("", stderr, ends)).install([TOOL], *places)
+
+
+def test_that_mamba_ended_with_0_does_not_mean_that_it_has_done_anything(
+    saying: Saying, places: tuple[str, str]
+) -> None:
+    """So it ends when it is interrupted, and so says its plan."""
+    program = saying(MAMBA_PLAN, "warning  libmamba Interrupted by user")
+    with pytest.raises(CondaError, match=r"(?s)^mamba ended with 0 and has not installed tool 1.0 0: .*Interrupted"):
+        engines.MambaEngine("mamba", program).install([TOOL], *places)
 
 
 def test_terms_of_service_are_never_accepted_but_the_way_out_is_told(

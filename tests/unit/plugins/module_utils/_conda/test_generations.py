@@ -689,6 +689,19 @@ def test_a_change_of_a_wheel_is_a_change_of_the_environment_and_the_way_back_nee
     assert output(mixed.node, "bin/tiny") == "tiny 1.0"
 
 
+def test_wheels_come_from_where_the_settings_say(mixed: Mixed) -> None:
+    tiny = mixed.wheel()
+    folder = shutil.copytree(mixed.mirror.directory / "wheels", mixed.node.root.with_name("wheels"))
+    shutil.rmtree(mixed.mirror.directory / "wheels")
+    with pytest.raises(CondaError, match=r"^conda_envs_shared: ml: tiny 1.0 pypi"):
+        mixed.install(tiny)
+    nowhere = f"{mixed.mirror.url}/no-index"
+    with pytest.raises(CondaError, match=r"^conda_envs_shared: ml: tiny 1.0 pypi"):
+        mixed.node.converge(mixed.want(tiny), index_url=nowhere)
+    mixed.node.converge(mixed.want(tiny), wheels_dir=str(folder))
+    assert output(mixed.node, "bin/tiny") == "tiny 1.0"
+
+
 def test_a_wheel_that_fails_changes_nothing(mixed: Mixed) -> None:
     old = mixed.install(mixed.wheel())
     lost = dataclasses.replace(mixed.wheel("lost"), sha256="0" * 64)

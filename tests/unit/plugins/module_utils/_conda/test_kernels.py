@@ -12,7 +12,7 @@ import pytest
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import kernels
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import SmokeTest
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Wheel
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock, Wheel
 
 from lab.packages import Entry
 
@@ -150,7 +150,7 @@ def test_a_lock_without_a_kernel_is_refused_before_any_change(node: Node, channe
 def test_a_wheel_of_the_kernel_will_do() -> None:
     wheel = Wheel("ipykernel", "7.0", "https://example.org/ipykernel-7.0-py3-none-any.whl", "0" * 64)
     found = kernels.Kernelspec("/kernels/ml", "absent")
-    packages = kernels.Lock("linux-64", ())
+    packages = Lock("linux-64", ())
     kernels.require(found, "text", dataclasses.replace(packages, wheels=(wheel,)))
     with pytest.raises(CondaError, match=r"has no ipykernel"):
         kernels.require(found, "text", packages)

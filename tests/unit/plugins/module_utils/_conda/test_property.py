@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,15 +16,16 @@ import hypothesis
 import pytest
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.convergence import Outcome, Wanted
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import LEVELS, Retention
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from lab.packages import Entry
-from unit.plugins import proof
+from unit.plugins import pip_part, proof
 
 if TYPE_CHECKING:
     from unit.plugins.conftest import Channel, Node
-    from unit.plugins.proof import Item
+    from unit.plugins.proof import Item, Part
 
 pytestmark = pytest.mark.usefixtures("restore_umask")
 
@@ -42,6 +44,10 @@ VERSIONS = {
 choices = st.fixed_dictionaries(
     {}, optional={name: st.integers(0, len(found) - 1) for name, found in VERSIONS.items()}
 ).filter(bool)
+WHEELS = {"tiny": ("1.0", "2.0"), "small": ("1.0",)}
+wheel_choices = st.fixed_dictionaries(
+    {}, optional={name: st.integers(0, len(found) - 1) for name, found in WHEELS.items()}
+)
 
 
 def rewrite(path: Path) -> None:
@@ -55,9 +61,20 @@ def edit_unseen(path: Path) -> None:
     os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
-def make_foreign(path: Path, name: str, text: str) -> None:
+def make_link(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to("/etc/hostname")
+
+
+def make_directory(path: Path, name: str, text: str) -> None:
     path.mkdir(parents=True)
     (path / name).write_text(text)
+
+
+def add_distribution(prefix: Path) -> None:
+    info = prefix / "lib/python3.9/site-packages/foo-1.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "METADATA").write_text("Name: foo\nVersion: 1\n")
 
 
 def add_record(prefix: Path) -> None:
@@ -65,34 +82,33 @@ def add_record(prefix: Path) -> None:
     (prefix / "conda-meta/foreign-1-0.json").write_text(json.dumps(record))
 
 
-# Ways to damage a generation; each gets the prefix, and the data file of one of its packages.
-DAMAGES: dict[str, Callable[[Path, Path], object]] = {
-    "deleted": lambda _prefix, data: data.unlink(missing_ok=True),
-    "edited": lambda _prefix, data: rewrite(data) if data.exists() else None,
-    "edited unseen": lambda _prefix, data: edit_unseen(data) if data.exists() else None,
-    "touched": lambda _prefix, data: os.utime(data, ns=(1, 1)) if data.exists() else None,
-    "made writable": lambda _prefix, data: data.chmod(0o666) if data.exists() else None,
-    "a link": lambda _prefix, data: (data.unlink(missing_ok=True), data.symlink_to("/etc/hostname")),
-    "file added": lambda prefix, _data: (prefix / "bin/extra").write_text("extra"),
-    "pip package": lambda prefix, _data: make_foreign(
-        prefix / f"lib/python3.9/site-packages/foo-{len(os.listdir(prefix))}.dist-info", "METADATA", "Name: foo\n"
-    ),
-    "conda package": lambda prefix, _data: add_record(prefix),
-    "record deleted": lambda prefix, data: [
-        path.unlink() for path in prefix.glob(f"conda-meta/{data.parent.name}-*.json")
-    ],
-    "record cut off": lambda prefix, data: [
-        path.write_text(path.read_text()[:40]) for path in prefix.glob(f"conda-meta/{data.parent.name}-*.json")
-    ],
-    "manifest deleted": lambda prefix, _data: (prefix / "conda-meta/envfleet.manifest").unlink(missing_ok=True),
-    "manifest cut off": lambda prefix, _data: (prefix / "conda-meta/envfleet.manifest").write_text('{"format": 1'),
-    # The listing is read only where something differs.
-    "listing edited": lambda prefix, data: (
-        rewrite(prefix / "conda-meta/envfleet.files"),
-        os.utime(data, ns=(2, 2)) if data.exists() else None,
-    ),
-}
+def cut_off(path: Path) -> None:
+    path.write_text(path.read_text()[:40])
 
+
+def edit_listing(prefix: Path, path: Path) -> None:
+    """The listing is read only where something differs."""
+    rewrite(prefix / "conda-meta/envfleet.files")
+    os.utime(path, ns=(2, 2))
+
+
+# Ways to damage a generation; each gets the prefix, and a file of one of its packages.
+DAMAGES: dict[str, Callable[[Path, Path], None]] = {
+    "deleted": lambda _prefix, path: path.unlink(),
+    "edited": lambda _prefix, path: rewrite(path),
+    "edited unseen": lambda _prefix, path: edit_unseen(path),
+    "touched": lambda _prefix, path: os.utime(path, ns=(1, 1)),
+    "made writable": lambda _prefix, path: path.chmod(0o666),
+    "made a link": lambda _prefix, path: make_link(path),
+    "file added": lambda prefix, _path: (prefix / "bin/extra").touch(),
+    "pip package": lambda prefix, _path: add_distribution(prefix),
+    "conda package": lambda prefix, _path: add_record(prefix),
+    "record deleted": lambda prefix, _path: next(prefix.glob("conda-meta/*-*.json")).unlink(),
+    "record cut off": lambda prefix, _path: cut_off(next(prefix.glob("conda-meta/*-*.json"))),
+    "manifest deleted": lambda prefix, _path: (prefix / "conda-meta/envfleet.manifest").unlink(),
+    "manifest cut off": lambda prefix, _path: cut_off(prefix / "conda-meta/envfleet.manifest"),
+    "listing edited": edit_listing,
+}
 
 # Not more than this happens between two runs, or nodes would hardly ever be seen by one.
 event: Callable[[Any], Any] = precondition(lambda self: self.happened < 2)
@@ -103,6 +119,7 @@ class AnyNode(RuleBasedStateMachine):
     """A node to which things happen, and runs in between."""
 
     stocked: ClassVar[dict[str, tuple[Item, ...]]]  #: the packages there are
+    wheels: ClassVar[dict[str, tuple[Part, ...]]]  #: the wheels, which need a python
     new_node: Callable[[], Node]
     applied = 0  #: runs so far, over all nodes
 
@@ -122,17 +139,26 @@ class AnyNode(RuleBasedStateMachine):
 
     def items(self, choice: Choice) -> list[Item]:
         """The packages of a lock."""
-        return [self.stocked[name][number] for name, number in choice]
+        return [self.stocked[name][number] for name, number in choice if name in self.stocked]
+
+    def parts(self, choice: Choice) -> list[Part]:
+        """The wheels of a lock."""
+        return [self.wheels[name][number] for name, number in choice if name in self.wheels]
+
+    def wanted(self, choice: Choice) -> Wanted:
+        """The environment as a lock says."""
+        packages = tuple(item.package for item in self.items(choice))
+        lock = Lock("linux-64", packages, tuple(part.wheel for part in self.parts(choice)))
+        return dataclasses.replace(self.node.want(), lock=lock)
 
     def place(self, number: int, suffix: str = "") -> Path:
         """Where the generation of a lock would be."""
-        packages = [item.package for item in self.items(self.locks[number])]
-        return self.home / f"{self.node.want(*packages).lock.identity[:12]}{suffix}"
+        return self.home / f"{self.wanted(self.locks[number]).lock.identity[:12]}{suffix}"
 
     def sound(self, prefix: Path, choice: Choice) -> bool:
         """Is *prefix* just what the lock says? Told by other means than the code under test."""
         try:
-            proof.require_exact(prefix, self.items(choice))
+            proof.require_exact(prefix, self.items(choice), self.parts(choice))
             manifest = json.loads((prefix / "conda-meta/envfleet.manifest").read_text())
             listing = (prefix / "conda-meta/envfleet.files").read_text()
         except (AssertionError, OSError, ValueError, KeyError):
@@ -149,9 +175,13 @@ class AnyNode(RuleBasedStateMachine):
         """Those of them whose lock is known."""
         return [path for path in self.finished() if self.made[path]]
 
-    @initialize(choices=st.lists(choices, min_size=3, max_size=3))
-    def begin(self, choices: list[dict[str, int]]) -> None:
+    @initialize(
+        choices=st.lists(choices, min_size=3, max_size=3), wheels=st.lists(wheel_choices, min_size=3, max_size=3)
+    )
+    def begin(self, choices: list[dict[str, int]], wheels: list[dict[str, int]]) -> None:
         """Somebody writes locks, between which the node will go forth and back."""
+        if self.wheels:
+            choices = [{**choice, **more, "python": 0} for choice, more in zip(choices, wheels, strict=True)]
         self.locks = [tuple(sorted(choice.items())) for choice in choices]
 
     @rule(
@@ -164,10 +194,8 @@ class AnyNode(RuleBasedStateMachine):
         """A run, in check mode, in earnest, and once more."""
         type(self).applied += 1
         self.last, self.happened, choice = number, 0, self.locks[number]
-        node, items, level = self.node, self.items(choice), "full" if self.unseen else level
-        wanted = dataclasses.replace(
-            node.want(*(item.package for item in items)), retention=Retention(keep, min_age_seconds)
-        )
+        node, level = self.node, "full" if self.unseen else level
+        wanted = dataclasses.replace(self.wanted(choice), retention=Retention(keep, min_age_seconds))
         expected = self.expected(choice)
         before, contents = node.snapshot(), self.contents()
 
@@ -221,10 +249,12 @@ class AnyNode(RuleBasedStateMachine):
         assert proof_of_tidiness == []
         if not words:
             assert node.snapshot() == before
-        packages = {item.package.name: item.package.label for item in self.items(self.made[Path(told["generation"])])}
-        assert {label.split()[0] for label in told["added"]} <= packages.keys()
+        choice = self.made[Path(told["generation"])]
+        packages = {item.package.name: item.package.label for item in self.items(choice)}
+        packages.update({f"pypi:{part.wheel.name}": part.wheel.label for part in self.parts(choice)})
+        assert set(told["added"]) <= set(packages.values())
         assert all(packages[change["name"]] == change["after"] != change["before"] for change in told["changed"])
-        assert not {label.split()[0] for label in told["removed"]} & packages.keys()
+        assert not set(told["removed"]) & set(packages.values())
 
     def require_retained(self, done: Outcome, previous: Path | None, keep: int, min_age_seconds: int) -> None:
         """Fail if a way back is gone that should be there, or one is there that should not."""
@@ -257,7 +287,9 @@ class AnyNode(RuleBasedStateMachine):
         prefix = there[which % len(there)]
         choice = self.made[prefix]
         name, _number = choice[package % len(choice)]
-        DAMAGES[kind](prefix, prefix / f"share/{name}/data")
+        of_package = f"share/{name}/data" if name in self.stocked else f"{pip_part.SITE}/{name}.py"
+        with contextlib.suppress(FileNotFoundError, StopIteration):  # something else has damaged it before
+            DAMAGES[kind](prefix, prefix / of_package)
         self.unseen = self.unseen or kind == "edited unseen"
 
     @event
@@ -295,8 +327,8 @@ class AnyNode(RuleBasedStateMachine):
         elif not os.path.lexists(path):
             path.with_name(f".{path.name}.building").touch()
             if kind == "half a prefix":
-                make_foreign(path / "conda-meta", "history", "")
-                make_foreign(path / "share/alpha", "data", "half")
+                make_directory(path / "conda-meta", "history", "")
+                make_directory(path / "share/alpha", "data", "half")
 
     @event
     @rule(kind=st.sampled_from(("removed", "dangling", "foreign")))
@@ -321,7 +353,7 @@ class AnyNode(RuleBasedStateMachine):
         path = self.place(number, suffix)
         if not os.path.lexists(path):
             if kind == "directory":
-                make_foreign(path, "precious", "precious")
+                make_directory(path, "precious", "precious")
             elif kind == "file":
                 path.write_text("precious")
             else:
@@ -359,6 +391,7 @@ def machine(channel: Channel, node: Node) -> Iterator[type[AnyNode]]:
             stocked: ClassVar[dict[str, tuple[Item, ...]]] = {
                 name: tuple(item(name, *found) for found in all_) for name, all_ in VERSIONS.items()
             }
+            wheels: ClassVar[dict[str, tuple[Part, ...]]] = {}
             applied = 0
 
             def new_node(self) -> Node:
@@ -369,7 +402,7 @@ def machine(channel: Channel, node: Node) -> Iterator[type[AnyNode]]:
 
 def try_nodes(machine: type[AnyNode], examples: int, **settings: Any) -> None:
     """Let things happen to that many nodes."""
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=hypothesis.settings(
             max_examples=examples,
@@ -391,3 +424,31 @@ def test_a_run_makes_any_node_what_its_lock_says(machine: type[AnyNode]) -> None
 @pytest.mark.slow
 def test_a_run_makes_any_of_many_nodes_what_its_lock_says(machine: type[AnyNode]) -> None:
     try_nodes(machine, 600)
+
+
+def python(channel: Channel) -> Item:
+    """A Python that pip can work on."""
+    return proof.unpacked(channel, pip_part.add_python(channel, Entry("share/python/data", b"python")))
+
+
+@pytest.fixture
+def machine_with_wheels(machine: type[AnyNode], channel: Channel) -> type[AnyNode]:
+    """Nodes whose environments have a pip part."""
+    directory = channel.directory / "wheels"
+
+    class Machine(machine):  # type: ignore[misc, valid-type]
+        stocked: ClassVar[dict[str, tuple[Item, ...]]] = {**machine.stocked, "python": (python(channel),)}
+        wheels: ClassVar[dict[str, tuple[Part, ...]]] = {
+            name: tuple(proof.part(directory, name, version) for version in versions)
+            for name, versions in WHEELS.items()
+        }
+
+    return Machine
+
+
+@pytest.mark.parametrize("examples", [1, pytest.param(60, marks=pytest.mark.slow)])
+def test_a_run_makes_any_node_with_a_pip_part_what_its_lock_says(
+    examples: int, machine_with_wheels: type[AnyNode]
+) -> None:
+    try_nodes(machine_with_wheels, examples, derandomize=examples == 1)
+    assert machine_with_wheels.applied > examples

@@ -120,6 +120,29 @@ def test_a_generation_is_its_owners_and_open_to_a_group_alone(node: Node, channe
         assert (level, bool(outcome.todo), outcome.problems) == (level, False, ())
 
 
+@as_root
+def test_generations_for_different_people_share_no_file(node: Node, channel: Channel) -> None:
+    """Files are hard links into the package cache: what is given to one must not reach others, nor be read there."""
+    tool = channel.add_tool()
+    node.install(tool, name="public")
+    closed = dataclasses.replace(node.want(tool), access=Access(OWNER, GROUP, "0750", "0027"))
+    for wanted in (
+        closed,
+        dataclasses.replace(closed, name="again"),
+        dataclasses.replace(closed, access=Access(mode="0750")),
+    ):
+        node.converge(wanted)
+    assert generations.look(node.layout, "public").problems == ()
+    assert generations.look(node.layout, "again").problems == ()
+    data = "share/tool/data"
+    inodes = [(node.generation(name) / data).stat().st_ino for name in ("public", "ml", "again")]
+    assert len(set(inodes)) == 3
+    found = [path.stat().st_ino for path in node.pkgs.glob(f"tool-*/{data}")]
+    assert found == inodes[:1]
+    restricted = node.pkgs / ".restricted"
+    assert (oct(restricted.stat().st_mode & 0o7777), len(list(restricted.iterdir()))) == ("0o700", 2)
+
+
 def test_another_access_is_another_generation_and_the_way_back_is_a_switch(node: Node, channel: Channel) -> None:
     tool = channel.add_tool()
     first = node.install(tool)

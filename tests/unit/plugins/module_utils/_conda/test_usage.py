@@ -50,3 +50,15 @@ def test_what_cannot_be_seen_may_be_in_use(used: list[str]) -> None:
 
 def test_nothing_is_looked_at_for_nothing(tmp_path: Path) -> None:
     assert in_use([], str(tmp_path / "nowhere")) == set()
+
+
+def test_a_prefix_is_known_by_the_path_behind_a_link_too(prefixes: dict[str, Path], sandbox: Path) -> None:
+    """A shared directory is often at another place than people write, and the kernel shows where it is."""
+    link = sandbox / "link"
+    link.symlink_to(sandbox)
+    used = [str(link / name) for name in prefixes]
+    with subprocess.Popen([link / "0123/bin/sleep", "60"], cwd="/") as job:
+        try:
+            assert in_use(used) == {str(link / "0123")}
+        finally:
+            job.kill()

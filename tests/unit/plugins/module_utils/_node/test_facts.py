@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import prefixes
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import Layout
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.kernels import render
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node import facts
 
 # vendor, class, device, as sysfs has them
@@ -183,3 +184,20 @@ def test_every_environment_that_there_is_anything_of_is_told(tmp_path: Path) -> 
     assert sorted(found) == ["by_hand", "half"]
     assert kinds(found["by_hand"]) == ["obstacle"]
     assert found["half"]["leftovers"] == [str(tmp_path / "generations" / "half" / "abc")]
+
+
+def test_an_environment_is_told_with_its_kernelspec(tmp_path: Path) -> None:
+    layout = Layout(str(tmp_path / "envs"), str(tmp_path / "generations"))
+    for name in ("offered", "foreign", "plain"):
+        (tmp_path / "generations" / name).mkdir(parents=True)
+    texts = {"offered": render("offered", "/generations/offered/0123", ()), "foreign": "{}"}
+    for name, text in texts.items():
+        (tmp_path / "kernels" / name).mkdir(parents=True)
+        (tmp_path / "kernels" / name / "kernel.json").write_text(text)
+    found = facts.environments(layout, str(tmp_path / "kernels"))
+    assert {name: one["kernelspec"] for name, one in found.items()} == {
+        "offered": {"path": str(tmp_path / "kernels/offered"), "state": "ours", "text": texts["offered"]},
+        "foreign": {"path": str(tmp_path / "kernels/foreign"), "state": "foreign", "text": ""},
+        "plain": {"path": str(tmp_path / "kernels/plain"), "state": "absent", "text": ""},
+    }
+    assert facts.environments(layout)["offered"]["kernelspec"] == {"path": "", "state": "absent", "text": ""}
