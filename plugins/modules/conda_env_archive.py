@@ -99,16 +99,18 @@ def main() -> None:
         module.fail_json(
             msg=f"{name} is damaged: {problem.subject}: {problem.detail}: run the site playbook, then pack it"
         )
-    if environment.target is None or environment.manifest is None:
+    generation, manifest = environment.target, environment.manifest
+    if generation is None or manifest is None:
         module.fail_json(msg=f"name: there is no environment {name} in {params['envs_dir']}")
-    identity = environment.manifest.identity
+        raise AssertionError("fail_json does not return")
+    identity = manifest.identity
     changed = archive.identity_of(dest) != identity
     if changed and not module.check_mode:
         try:
-            archive.write(environment.target, identity, dest, int(params["mode"], 8))
+            archive.write(generation, identity, dest, int(params["mode"], 8))
         except (CondaError, OSError) as error:
             module.fail_json(msg=f"{name} cannot be packed: {error}")
-    module.exit_json(changed=changed, generation=environment.target, identity=identity, dest=dest)
+    module.exit_json(changed=changed, generation=generation, identity=identity, dest=dest)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def _read(path: str, environment: str, _modified: int) -> dict[str, Lock]:
         raise CondaError(f"{path} is no text: {error}") from error
     explicit = "@EXPLICIT" in text.split()
     try:
-        document = None if explicit else _load(text)
+        document = None if explicit else load_yaml(text)
     except yaml.YAMLError as error:
         raise CondaError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     except (RecursionError, ValueError) as error:
@@ -98,7 +98,7 @@ class _Site:
         return [channel if "://" in channel else f"{self.alias.rstrip('/')}/{channel}" for channel in self.channels]
 
 
-def _load(text: str) -> t.Any:
+def load_yaml(text: str) -> t.Any:
     """What YAML says in *text*.
 
     :raises ValueError: it is nested deeper than any lock.

@@ -18,11 +18,11 @@ import yaml
 from ..module_utils._conda.errors import CondaError
 from ..module_utils._conda.lock_writing import Entry, conda_lock_text, public_url
 from ..module_utils._conda.locks import Lock, Package, Wheel, from_conda_lock, normalized
+from ._lock_files import load_yaml
 from ._solving import Options, effective_channels, solve
 from ._specs import Spec
 
 _FORMAT = 1  # of what the content hash is made of
-_Loader: t.Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,7 @@ def make_lock(spec: Spec, options: Options, previous: str = "", *, sources: t.Se
         sources=sources,
         variables=dict(variables.popitem()[1]),
     )
-    document = yaml.load(text, Loader=_Loader)
+    document = load_yaml(text)
     if document == before.document:
         text = previous  # which a person may have formatted
     locks = from_conda_lock(document, spec.source)
@@ -159,7 +159,7 @@ class _Before:
         if not text:
             return cls({}, {}, {})
         try:
-            document = yaml.load(text, Loader=_Loader)
+            document = load_yaml(text)
             locks = from_conda_lock(document, "the lock before")
             stated = (document.get("metadata") or {}).get("content_hash") or {}
             return cls(document, locks, {platform: stated[platform] for platform in locks if platform in stated})

@@ -73,7 +73,7 @@ def on_node(
     """Run a shell command on a node as *user*, over ssh; with *check*, one that fails is an error."""
     variables = lab_variables()
     options = [*shlex.split(variables["ansible_ssh_common_args"]), "-i", variables["ansible_ssh_private_key_file"]]
-    ports = {}
+    ports: dict[str, int] = {}
     for hosts in INVENTORY.glob("*.yml"):
         listed = yaml.safe_load(hosts.read_text())["gpu_nodes"]["hosts"]
         ports |= {name: variables["ansible_port"] for name, variables in listed.items()}

@@ -36,8 +36,8 @@ def rewrite(path: str, placeholder: str, kind: str, prefix: str) -> None:
 
         content = re.sub(re.escape(old) + rb"[^\0]*\0", padded, content)
     temporary = f"{path}.conda-unpack"
-    with open(temporary, "wb") as stream:
-        stream.write(content)
+    with open(temporary, "wb") as written:
+        written.write(content)
     os.chmod(temporary, os.stat(path).st_mode & 0o777)
     os.replace(temporary, path)
 

@@ -144,7 +144,8 @@ def _files(prefix: str) -> tuple[list[str], dict[str, _Placed]]:
         raise CondaError(f"{prefix} is damaged: {problem.subject}: {problem.detail}")
     meta = os.listdir(os.path.join(prefix, "conda-meta"))
     files = {f"conda-meta/{name}" for name in meta if name.endswith(".json") or name in ("history", "state")}
-    files.update(path for owner in (*records, *distributions) for path in owner.files)
+    files.update(path for record in records for path in record.files)
+    files.update(path for distribution in distributions for path in distribution.files)
     placed: dict[str, _Placed] = {}
     for name in meta:
         if name.endswith(".json"):
