@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING
 import pytest
 import zstandard
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import engines
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.convergence import converge
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.files import remove_tree
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock, Package
@@ -770,26 +772,17 @@ def test_two_runs_never_have_their_engines_at_work_at_once(
 ) -> None:
     """conda, for one, breaks when two of it fill one package cache, and may end with 0 then."""
     saying(ends=f"echo begin >>{sandbox}/log; sleep 0.3; echo end >>{sandbox}/log; exit 1")
-    settings = json.dumps(
-        dataclasses.asdict(node.settings(engine="conda", base_prefix=str(sandbox / "base"))), default=vars
-    )
+    settings = node.settings(engine="conda", base_prefix=str(sandbox / "base"))
     script = (
-        "import json, sys\n"
-        f"from {Lock.__module__.rsplit('.', 1)[0]} import convergence as c, errors, generations as g, locks\n"
-        "given = json.loads(sys.argv[1])\n"
-        "settings = c.Settings(**{**given, 'layout': g.Layout(**given['layout'])})\n"
-        "package = locks.Package.from_url('http://mirror.lab/linux-64/tool-1.0-0.conda', '0' * 64)\n"
-        "wanted = c.Wanted(sys.argv[2], locks.Lock('linux-64', (package,)), g.SmokeTest((), 'nobody', 60))\n"
-        "try:\n"
-        "    c.converge([wanted], settings, False)\n"
-        "except errors.CondaError as error:\n"
-        "    print(error)\n"
+        "import pickle, sys\n"
+        f"from {converge.__module__} import converge\n"
+        "converge(*pickle.loads(bytes.fromhex(sys.argv[1])))\n"
     )
+    orders = [pickle.dumps(([node.want(TOOL, name=name)], settings, False)).hex() for name in ("one", "two", "three")]
     runs = [
-        subprocess.Popen([sys.executable, "-c", script, settings, name], stdout=subprocess.PIPE, text=True)
-        for name in ("one", "two", "three")
+        subprocess.Popen([sys.executable, "-c", script, order], stderr=subprocess.PIPE, text=True) for order in orders
     ]
-    said = [run.communicate(timeout=60)[0] for run in runs]
+    said = [run.communicate(timeout=60)[1] for run in runs]
     assert all("conda ended with 1" in text for text in said), said
     assert (sandbox / "log").read_text().split() == ["begin", "end"] * 3
 
