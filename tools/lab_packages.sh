@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Install what the lab (tests/lab) needs from the system: a container engine with its network, and debootstrap.
+# Install what the lab (tests/lab) needs from the system: a container engine with its network, debootstrap,
+# and what unit tests pack generations with.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/lib.sh
 
-readonly packages=(podman runc netavark aardvark-dns iptables nftables debootstrap)
+readonly packages=(podman runc netavark aardvark-dns iptables nftables debootstrap squashfs-tools)
 
 if ! command -v dpkg-query >/dev/null; then
   for program in podman debootstrap; do

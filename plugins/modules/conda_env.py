@@ -273,9 +273,10 @@ options:
   engine:
     description:
       - What installs the packages.
-      - V(auto) takes the first that the base has, in the order V(rattler), V(conda).
+      - V(auto) takes the first that the base has, in the order V(rattler), V(conda), V(mamba), V(micromamba).
+      - V(mamba) and V(micromamba) must be 2.1 or newer. They take no notice of a package's link script that fails.
     type: str
-    choices: [auto, rattler, conda]
+    choices: [auto, rattler, conda, mamba, micromamba]
     default: auto
   verify:
     description:
@@ -288,8 +289,8 @@ options:
     default: fast
   shared:
     description:
-      - Whether O(envs_dir) and O(generations_dir) are on a file system that other nodes have too, such as NFS or Lustre.
-      - The lock on O(generations_dir) must then keep other nodes out, which mount options may prevent. That is an error.
+      - Whether O(envs_dir) and O(generations_dir) are on a file system that other nodes have too, as NFS or Lustre.
+      - The lock on O(generations_dir) must keep other nodes out then. Mount options that prevent this are an error.
       - A generation is only removed where O(in_use) says that no other node uses it, and never in the run that leads
         its name elsewhere.
     type: bool
@@ -309,6 +310,19 @@ options:
         it is an error.
     type: bool
     default: true
+    version_added: "0.1.0"
+  images_dir:
+    description:
+      - A directory, such as one on NFS, in which new generations are packed into one squashfs image each. The image is
+        mounted read-only in the generation's place, and a line in C(/etc/fstab) has it there after a restart.
+      - The first node packs, with C(mksquashfs) of the package C(squashfs-tools). The others mount the image that they
+        find there, and check it against its manifest. They must have the same O(generations_dir), which is a directory
+        of each node.
+      - Images are never replaced or removed, since other nodes may have them mounted.
+      - If empty, new generations are directories. What is installed already stays as it is either way.
+      - Mutually exclusive with O(shared).
+    type: path
+    default: ""
     version_added: "0.1.0"
   min_free_mb:
     description: How many MiB must be free at O(generations_dir) before a build begins.
@@ -439,6 +453,7 @@ from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.conver
     Wanted,
     converge,
 )
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.engines import ENGINES
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import (
     LAYOUT_OPTIONS,
@@ -448,6 +463,7 @@ from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.genera
     lock_of,
 )
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock, for_platform
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.packing import Images
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.sealing import Access
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.usage import Elsewhere
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node.facts import system
@@ -501,11 +517,12 @@ ARGUMENT_SPEC = {
     "kernels_dir": {"type": "path", "default": "/usr/local/share/jupyter/kernels"},
     "index_url": {"type": "str", "default": ""},
     "wheels_dir": {"type": "path", "default": ""},
-    "engine": {"type": "str", "choices": ["auto", "rattler", "conda"], "default": "auto"},
+    "engine": {"type": "str", "choices": ["auto", *ENGINES], "default": "auto"},
     "verify": {"type": "str", "choices": list(LEVELS), "default": "fast"},
     "shared": {"type": "bool", "default": False},
     "in_use": {"type": "list", "elements": "path"},
     "install": {"type": "bool", "default": True},
+    "images_dir": {"type": "path", "default": ""},
     "min_free_mb": {"type": "int", "default": 4096},
     "lock_timeout": {"type": "float", "default": 600},
 }
@@ -515,8 +532,12 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     params = module.params
     in_use = params["in_use"]
+    if params["images_dir"] and params["shared"]:
+        module.fail_json(
+            msg="conda_envs_images_dir: each node mounts images itself, so it does not go with conda_envs_install_once"
+        )
     settings = Settings(
-        layout=Layout(params["envs_dir"], params["generations_dir"]),
+        layout=Layout(params["envs_dir"], params["generations_dir"], Images(params["images_dir"])),
         pkgs_dir=params["pkgs_dir"],
         base_prefix=params["base_prefix"],
         engine=params["engine"],

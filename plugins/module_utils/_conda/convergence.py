@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -24,6 +25,7 @@ from .wheels import Sources
 
 #: What an environment may be: there as its lock says, gone, or only looked at.
 STATES = ("present", "absent", "verified")
+_LOCK_TIMEOUT = "conda_envs_lock_timeout_seconds"
 #: What becomes of a generation in which somebody has installed something.
 FOREIGN = ("rebuild", "report")
 
@@ -179,9 +181,7 @@ def converge(wanted: t.Sequence[Wanted], settings: Settings, check_mode: bool) -
             raise CondaError(f"conda_envs_{option}: {directory} cannot be made: {error.strerror}") from error
     sources = Sources(settings.index_url, settings.wheels_dir, settings.base_prefix)
     settings = dataclasses.replace(settings, see_seconds=0)  # nobody waits with the lock in hand
-    with exclusive(
-        layout.lock_file, settings.lock_timeout_seconds, "conda_envs_lock_timeout_seconds", "conda_envs_generations_dir"
-    ):
+    with exclusive(layout.lock_file, settings.lock_timeout_seconds, _LOCK_TIMEOUT, "conda_envs_generations_dir"):
         for index, (environment, seen) in enumerate(zip(wanted, outcomes)):
             if not seen.changed:
                 continue
@@ -190,7 +190,9 @@ def converge(wanted: t.Sequence[Wanted], settings: Settings, check_mode: bool) -
             try:
                 with contextlib.ExitStack() as held:
                     if outcome.todo.build:
-                        held.enter_context(_packing(outcome.todo, settings))
+                        held.enter_context(
+                            layout.images.packing(outcome.todo.generation, settings.lock_timeout_seconds, _LOCK_TIMEOUT)
+                        )
                         if layout.images.directory:
                             # Another node may have packed it while this one waited.
                             outcomes[index] = outcome = _observe(environment, settings)

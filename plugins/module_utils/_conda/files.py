@@ -126,9 +126,7 @@ def free_bytes(path: str) -> int:
 
 
 @contextlib.contextmanager
-def exclusive(
-    path: str, timeout_seconds: float, option: str, place: str = "", needed: bool = True
-) -> t.Iterator[None]:
+def exclusive(path: str, timeout_seconds: float, option: str, place: str = "", needed: bool = True) -> t.Iterator[None]:
     """Hold the lock file *path* while the body runs, so that no two runs change the same tree.
 
     The kernel drops the lock with the process: a killed run leaves nothing to clean up.

@@ -18,7 +18,7 @@ import typing as t
 from . import construction, kernels, prefixes, wheels
 from .engines import Engine, forget, require_archives
 from .errors import CondaError
-from .files import half_made, remove_tree, replace_link, sync_directory, write_file
+from .files import free_bytes, half_made, remove_tree, replace_link, sync_directory, write_file
 from .locks import Lock
 from .packing import Images, empty
 from .pinning import pin
@@ -36,6 +36,7 @@ LAYOUT_OPTIONS = {
     "generations_dir": {"type": "path", "default": "/opt/envfleet/generations"},
 }
 _LOCK = "conda-meta/envfleet.lock"  # not .json: conda takes every such file there for a package
+_NO_ROOM = 2**20  # bytes
 _MESSAGE = "Managed by envfleet.gpu_cluster: change the environment's lock file and run the site playbook."
 
 
@@ -45,7 +46,7 @@ class Layout:
 
     envs_dir: str  #: the names people use
     generations_dir: str  #: NAME/ID for each installed lock
-    images: Images = Images()  #: what those are in, if they are packed
+    images: Images = dataclasses.field(default_factory=Images)  #: what those are in, if they are packed
 
     def link(self, name: str) -> str:
         """The path that people activate."""
@@ -239,11 +240,13 @@ class Plan:
     access: Access = dataclasses.field(default_factory=Access)
     kernelspec: kernels.Kernelspec | None = None  #: what is there, if it must be written or removed
     kernel: str = ""  #: the text that it gets, or nothing where it goes
-    images: Images = Images()  #: what the generation is in, if it is packed
+    images: Images = dataclasses.field(default_factory=Images)  #: what the generation is in, if it is packed
     mount: bool = False  #: is there an image of it already?
 
     def __bool__(self) -> bool:
-        return bool(self.build or self.mount or self.switch or self.retired or self.kernelspec or self.environment.leftovers)
+        return bool(
+            self.build or self.mount or self.switch or self.retired or self.kernelspec or self.environment.leftovers
+        )
 
     def actions(self) -> list[str]:
         """The steps, in order, in the words of the domain."""
@@ -430,10 +433,14 @@ def apply(
             else:
                 _build(todo, engine, todo.access.cache_below(cache), smoke_test, sources)
         except BaseException as error:
+            full = free_bytes(todo.generation) < _NO_ROOM
             with contextlib.suppress(OSError):  # marked as it is, the next run finds it
                 todo.images.discard(todo.generation)
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise CondaError(f"the disk is full: {error.filename or todo.generation}") from error
+            if full and isinstance(error, CondaError) and "the disk is full" not in str(error):
+                # Not every tool notices that what it has written is not there.
+                raise CondaError(f"the disk is full: {error}") from error
             raise
     if todo.switch and todo.generation and not todo.build:
         # It suited once, but the node or the test may have changed.

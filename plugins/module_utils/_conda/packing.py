@@ -126,7 +126,7 @@ class Images:
             result = run(["mount", "-t", "squashfs", "-o", _MOUNT_OPTIONS, image, prefix])
             if result.returncode != 0:
                 raise CondaError(
-                    f"{_OPTION}: {image} cannot be mounted: {result.tail()}: if it is damaged, move it away and run again"
+                    f"{_OPTION}: {image} cannot be mounted: {result.tail()}: if it is damaged, move it away"
                 )
         try:
             wrong = _wrong(prefix, identity)
@@ -162,6 +162,10 @@ class Images:
     def _write_fstab(self, prefix: str, line: str) -> None:
         """Have *line* as the only one of ours for the mount point *prefix*."""
         path = os.path.realpath(self.fstab)
+        if self.directory:
+            temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.")
+            for leftover in glob.glob(glob.escape(temporary) + "[a-z0-9_]" * 8):
+                os.unlink(leftover)  # of write_file(), by a run that was killed
         try:
             with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
                 lines = stream.readlines()
@@ -205,7 +209,7 @@ def _wrong(prefix: str, identity: str) -> str:
     if manifest.identity != identity:
         return f"it was made from lock {manifest.identity[:12]}"
     if manifest.prefix != prefix:
-        return f"it was made for {manifest.prefix or 'another place'}, and conda_envs_generations_dir is another one here"
+        return f"it was made for {manifest.prefix or 'another place'}"
     for problem in prefixes.check(prefix, manifest):
         return f"{problem.subject}: {problem.detail}"
     return ""
