@@ -59,7 +59,9 @@ def install(lock: Lock, prefix: str, cache: str, sources: Sources) -> None:
     :raises CondaError: one of them cannot be had or installed, or would overwrite files of a conda package; what there
         is of *prefix* is for the caller to remove.
     """
-    records = read_records(prefix)[0]
+    records, problems = read_records(prefix)
+    if problems:
+        raise CondaError(f"{problems[0].subject} {problems[0].detail}")
     if lock.wheels:
         _require_apart(lock.wheels, records)
         _put(lock.wheels, prefix, cache, sources)

@@ -19,6 +19,7 @@ from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.convergence import Wanted
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.export import Content
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.lock_writing import public_url
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import (
     Lock,
     Package,
@@ -316,7 +317,7 @@ def test_every_text_is_read_back_as_it_was(
 @given(st.text(alphabet="ht:/t@.a-[]%?#", max_size=40))
 def test_what_is_left_of_a_url_has_no_user(url: str) -> None:
     for of_channel in (False, True):
-        left = export.public_url(f"https://{url}", of_channel)
+        left = public_url(f"https://{url}", of_channel)
         assert "@" not in re.split("[/?#]", left.partition("://")[2])[0]
 
 

@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("restore_umask")
 
+
+def slow(value: object) -> Any:
+    """A parameter that is tried by `make test-slow` alone."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 FAULTY = Path(proof.__file__).with_name("faulty.py")
 # Reads through the name as people do, until it is told to stop, and says how often that worked and how often not.
 READER = """
@@ -268,10 +274,10 @@ def require_no_misses(reader: subprocess.Popen[str]) -> None:
 
 
 def test_a_build_with_a_fault_at_some_steps_loses_nothing(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each kind of fault at every 41st step, shifted against each other."""
+    """Each kind of fault at every 61st step, shifted against each other."""
     trial.steps()
     reader = reading(trial) if trial.before else None
-    count = try_all(trial, lambda number, which: number % 41 == which * 6, monkeypatch)
+    count = try_all(trial, lambda number, which: number % 61 == which * 10, monkeypatch)
     if reader:
         require_no_misses(reader)
     assert count["killed"] > 1
@@ -314,7 +320,7 @@ def test_a_pip_part_with_a_fault_at_some_steps_loses_nothing(
 ) -> None:
     steps = of_pip_part(trial_with_wheels)
     assert len(steps) > 20
-    try_all(trial_with_wheels, lambda number, which: number in steps and number % 37 == which * 6, monkeypatch)
+    try_all(trial_with_wheels, lambda number, which: number in steps and number % 61 == which * 10, monkeypatch)
 
 
 @pytest.mark.slow
@@ -369,7 +375,7 @@ def base_with(directory: Path, prelude: str) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("count", [1, 30, 200])
+@pytest.mark.parametrize("count", [slow(1), 30, slow(200)])
 def test_an_engine_that_is_killed_after_some_files_loses_nothing(
     count: int, trial: Trial, channel: Channel, sandbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,7 +421,7 @@ def test_an_engine_with_a_fault_at_every_step_of_its_own_loses_nothing(
     assert try_engine(trial, sandbox / "base", range(1, 20), fault, monkeypatch) > 5
 
 
-@pytest.mark.parametrize("size", [0, 60, 1000])
+@pytest.mark.parametrize("size", [slow(0), 60, slow(1000)])
 def test_an_engine_that_cannot_write_large_files_loses_nothing(
     size: int, trial: Trial, sandbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,8 +482,8 @@ def unreliable(channel: Channel) -> Iterator[Unreliable]:
             thread.join()
 
 
-@pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 2])
-@pytest.mark.parametrize("how", ["404", "500", "503", "cut off", "short", "wrong bytes"])
+@pytest.mark.parametrize("at", [slow(1), 2])
+@pytest.mark.parametrize("how", [slow("404"), "500", slow("503"), "cut off", slow("short"), "wrong bytes"])
 def test_a_download_that_fails_loses_nothing(
     how: str, at: int, trial: Trial, unreliable: Unreliable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -544,7 +550,7 @@ def try_disks(
     return ends
 
 
-@pytest.mark.parametrize("parts", [4, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("parts", [3, slow(40)])
 def test_a_disk_that_is_full_at_some_point_loses_nothing(
     parts: int, small_disk: Callable[[int | None], None], trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
