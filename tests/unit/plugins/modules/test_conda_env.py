@@ -131,7 +131,7 @@ def test_a_rollback_takes_people_and_jupyter_along(run: Run, node: Node, channel
     [
         ({"min_free_mb": 10**9}, "conda_envs_min_free_mb: "),
         ({"base_prefix": "/nowhere"}, "conda_envs_engine: the engine auto is not in /nowhere"),
-        ({"engine": "mamba"}, "value of engine must be one of: auto, rattler, conda, got: mamba"),
+        ({"engine": "pip"}, "value of engine must be one of: auto, rattler, conda, mamba, micromamba, got: pip"),
         ({"verify": "everything"}, "value of verify must be one of: fast, records, full"),
         (
             {"environments": [{"name": "ml"}]},
