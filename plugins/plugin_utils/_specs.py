@@ -207,7 +207,9 @@ _Loader.yaml_constructors = {
 
 def _is_text(value: t.Any) -> bool:
     """Whether *value* is a text, or a number that a YAML parser has made of one."""
-    return isinstance(value, str) or (type(value) is int and value.bit_length() < 1000)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value.bit_length() < 1000
+    return isinstance(value, str)
 
 
 def _load(text: str, source: str) -> t.Any:

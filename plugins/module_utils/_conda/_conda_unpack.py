@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 
 _LONGEST_SHEBANG = 127  # of the kernels before 5.1
 
@@ -29,7 +28,7 @@ def rewrite(path: str, placeholder: str, kind: str, prefix: str) -> None:
             content = b"#!/usr/bin/env " + os.path.basename(first.split()[0][2:]) + newline + rest
     else:
         if len(new) > len(old):
-            sys.exit(f"conda-unpack: the path {prefix} has more than {len(old)} bytes: unpack into a shorter one")
+            raise SystemExit(f"conda-unpack: {prefix} has more than {len(old)} bytes: unpack into a shorter path")
 
         def padded(match: re.Match[bytes]) -> bytes:
             return match[0].replace(old, new).ljust(len(match[0]), b"\0")
