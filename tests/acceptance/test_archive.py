@@ -18,7 +18,7 @@ mkdir -p ~/taken/along && tar -xzf /srv/tools.tar.gz -C ~/taken/along
 cd / && . ~/taken/along/bin/activate && conda-unpack
 python -c 'import requests, ssl, sys; print(sys.prefix)'
 pip --version
-grep -rl -e /opt/envfleet/generations ~/taken/along --exclude-dir=conda-meta --exclude-dir=__pycache__ || echo clean
+grep -rl -e /opt/envfleet/generations ~/taken/along --exclude-dir=conda-meta --exclude=conda-unpack || echo clean
 """
 
 
