@@ -32,6 +32,7 @@ def pack() -> str:
 
 @pytest.mark.usefixtures("converged_node")
 def test_a_person_uses_it_without_conda_and_without_the_shared_environments() -> None:
+    cluster.on_node(f"rm -f {ARCHIVE}")
     assert (pack(), pack()) == ("CHANGED", "SUCCESS")
     cluster.on_node("mv /opt/envfleet /opt/away && rm -rf ~alice/taken")
     try:
