@@ -126,5 +126,7 @@ def test_a_shared_environment_is_built_again_from_each_format(tmp_path: Path) ->
     original, *copies = contents(*(f"{ENVS}/{name}" for name in ("tools", *formats)), "/home/alice/.conda/envs/again")
     assert copies == [original] * 3
     assert len(original) > 1000
-    ids = {Path(cluster.on_node(f"readlink {ENVS}/{name}").stdout.strip()).name for name in ("tools", *formats)}
+    # One that was built anew for its damage has a number behind its identifier.
+    links = [cluster.on_node(f"readlink {ENVS}/{name}").stdout.strip() for name in ("tools", *formats)]
+    ids = {Path(link).name.partition("-")[0] for link in links}
     assert len(ids) == 1  # the same identity: all were made from the same packages
