@@ -13,7 +13,7 @@ ENV = "/opt/envfleet/envs/tools"
 # Runs on the node: writes the wheel of a package that no lock has.
 WHEEL = """
 import zipfile
-with zipfile.ZipFile("/tmp/byhand-1.0-py3-none-any.whl", "w") as wheel:
+with zipfile.ZipFile("byhand-1.0-py3-none-any.whl", "w") as wheel:
     wheel.writestr("byhand.py", "")
     info = "byhand-1.0.dist-info/"
     wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: byhand\\nVersion: 1.0\\n")
@@ -34,7 +34,7 @@ DRIFT = [
     ),
     pytest.param(
         f"python3 -c {shlex.quote(WHEEL)}; "
-        f"{ENV}/bin/python -m pip install -q --break-system-packages --no-index /tmp/byhand-1.0-py3-none-any.whl",
+        f"{ENV}/bin/python -m pip install -q --break-system-packages --no-index ./byhand-1.0-py3-none-any.whl",
         ["environment tools: byhand: foreign: byhand 1.0 was installed by hand with pip"],
         id="package-installed-by-hand",
     ),

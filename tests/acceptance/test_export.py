@@ -22,7 +22,7 @@ MINE = "/home/alice/.conda/envs/mine"
 # What alice does in a login shell: conda packages, a variable, and a wheel of her own.
 WHEEL = """
 import zipfile
-with zipfile.ZipFile("/tmp/byhand-1.0-py3-none-any.whl", "w") as wheel:
+with zipfile.ZipFile("byhand-1.0-py3-none-any.whl", "w") as wheel:
     wheel.writestr("byhand.py", "def main(): print('by hand')")
     info = "byhand-1.0.dist-info/"
     wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: byhand\\nVersion: 1.0\\n")
@@ -32,10 +32,11 @@ with zipfile.ZipFile("/tmp/byhand-1.0-py3-none-any.whl", "w") as wheel:
 """
 MAKE = f"""
 set -e
+cd
 conda create -y -q -n mine python=3.10 pip
 conda install -y -q -n mine 'numpy>=1.20'
 python3 -c {shlex.quote(WHEEL)}
-~/.conda/envs/mine/bin/python -m pip install -q --no-index /tmp/byhand-1.0-py3-none-any.whl
+~/.conda/envs/mine/bin/python -m pip install -q --no-index ./byhand-1.0-py3-none-any.whl
 """
 # Runs on the node: the sha256 of all that packages and wheels have put into each prefix, the prefix left out, and for a
 # link where it leads to. What differs by nature is left out: byte code, and what pip notes of how it was called.
@@ -91,7 +92,7 @@ def cleaned_up() -> Iterator[None]:
     """Afterwards the node has nothing but its own environments."""
     yield
     gone = " ".join(f"/opt/envfleet/*/{name}" for name in ("copy", "listed", "mine"))
-    cluster.on_node(f"rm -rf {gone} ~alice/.conda/envs/* ~alice/*.yml ~alice/*.txt /tmp/byhand-*")
+    cluster.on_node(f"rm -rf {gone} ~alice/.conda/envs/* ~alice/*.yml ~alice/*.txt ~alice/*.whl")
 
 
 @pytest.mark.usefixtures("converged_node", "cleaned_up")
