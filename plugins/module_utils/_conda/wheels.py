@@ -24,7 +24,7 @@ from .errors import CondaError
 from .files import remove_tree
 from .locks import Lock, Wheel, normalized
 from .processes import Result, run
-from .records import Record, compare_files, compare_with_lock, read_distributions, read_records, sha256_of
+from .records import Record, compare_files, compare_with_lock, digest_of, read_distributions, read_records, sha256_of
 
 _PIP = {
     "PIP_BREAK_SYSTEM_PACKAGES": "1",  # a package may bring the mark that keeps people from doing this
@@ -169,11 +169,11 @@ def _take(wheels: t.Sequence[Wheel], cache: str, sources: Sources, scratch: str)
             if error.errno == errno.ENOSPC:
                 raise
             raise CondaError(f"{wheel.label}: conda_envs_wheels_dir: {source}: {error.strerror}") from error
-        found = sha256_of(copy)
+        found = digest_of(copy, "sha256")
         if found != wheel.sha256:
             raise CondaError(
                 f"{wheel.label}: hash mismatch: {source} is not the wheel of the lock: "
-                f"expected {wheel.sha256}, got {found or 'nothing'}"
+                f"expected {wheel.sha256}, got {found}"
             )
         _keep(copy, wheel, cache)
     return left
@@ -202,7 +202,7 @@ def _download(wheels: t.Sequence[Wheel], cache: str, pip: _Pip, index_url: str) 
     )
     if result.returncode != 0:
         raise _failure(result, wheels, "cannot be fetched")
-    fetched = {sha256_of(path): path for path in (os.path.join(target, name) for name in os.listdir(target))}
+    fetched = {digest_of(path, "sha256"): path for path in (os.path.join(target, name) for name in os.listdir(target))}
     for wheel in wheels:
         if wheel.sha256 not in fetched:
             raise CondaError(f"{wheel.label} cannot be fetched: pip says that it has, and has not")
