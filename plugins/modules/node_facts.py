@@ -41,6 +41,9 @@ extends_documentation_fragment:
   - envfleet.gpu_cluster.layout
   - envfleet.gpu_cluster.attributes
   - envfleet.gpu_cluster.attributes.read_only
+seealso:
+  - module: envfleet.gpu_cluster.gpu_facts
+    description: Tells of the GPUs alone, and documents what this module returns of them.
 """
 
 EXAMPLES = r"""
@@ -117,16 +120,23 @@ node:
       returned: always
       sample:
         /opt/envfleet/generations: {free_mb: 81920, total_mb: 256000, free_inodes: 16000000}
-    gpus:
-      description: The NVIDIA GPUs on the PCI bus.
-      type: list
-      elements: dict
+    gpu:
+      description:
+        - The GPUs of NVIDIA and the driver for them, as M(envfleet.gpu_cluster.gpu_facts) tells them.
+        - On a node without one, nothing is looked at but the PCI bus, and all that would be told of a driver is empty.
+      type: dict
       returned: always
-      sample: [{address: "0000:17:00.0", device: "0x2330", class: "0x030200"}]
+      sample:
+        devices: []
+        present: false
+        count: 0
+        architectures: []
+        nvswitch: false
 """
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import LAYOUT_OPTIONS, Layout
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._gpu.facts import gpu
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node import facts
 
 
@@ -152,7 +162,7 @@ def main() -> None:
             "files": {path: facts.file(path) for path in module.params["files"]},
             "usage": facts.usage(layout, module.params["usage"]),
             "disk": {path: facts.disk(path) for path in (base_prefix, layout.generations_dir)},
-            "gpus": facts.gpus(),
+            "gpu": gpu(),
         },
     )
 

@@ -52,14 +52,14 @@ def build(cache: Cache, options: argparse.Namespace) -> None:
 def up(cache: Cache, options: argparse.Namespace) -> None:
     found = inventory.read_inventory(options.inventory)
     podman = Podman(cache)
-    node_image = image.node_image(podman, cache, say)
+    images = {name: image.image_named(name, podman, cache, say) for name in {node.image for node in found.nodes}}
     channel, installers = (None, []) if options.nodes_only else _publish(cache)
     if channel is not None:
         mirror.start(podman, cache, say)
         for spec in sorted(found.directory.glob("envs/*/environment*.yml")):
             output = spec.with_name(spec.name.replace("environment", "conda-lock", 1))
             locks.write_lock(spec, output, channel, "conda-lock", say)
-    nodes.up(podman, cache, found.nodes, node_image, say, fresh=options.fresh)
+    nodes.up(podman, cache, found.nodes, images, say, fresh=options.fresh)
     say(f"wrote {inventory.write_lab_variables(found, inventory.lab_variables(cache, channel, installers))}")
     say(f"up: {', '.join(node.name for node in found.nodes)}; use: ansible -i {found.source} all -m ping")
 

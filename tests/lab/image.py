@@ -118,6 +118,17 @@ def node_image(podman: Podman, cache: Cache, say: Say) -> str:
     return _derive(podman, "node", _base(podman, cache, say), say, PACKAGES=" ".join(_PACKAGES))
 
 
+def image_named(name: str, podman: Podman, cache: Cache, say: Say) -> str:
+    """The node image, or the one that `containers/NAME.Containerfile` makes of it; built if missing."""
+    node = node_image(podman, cache, say)
+    if name == "node":
+        return node
+    if not (_CONTAINERS / f"{name}.Containerfile").is_file():
+        known = ", ".join(sorted(path.stem for path in _CONTAINERS.glob("*.Containerfile")))
+        raise LabError(f"lab_image: there is no image {name}; it is one of {known}")
+    return _derive(podman, name, node, say)
+
+
 def mirror_image(podman: Podman, cache: Cache, say: Say) -> str:
     """The name of the mirror image, built if missing."""
     return _derive(podman, "mirror", node_image(podman, cache, say), say)

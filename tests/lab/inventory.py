@@ -30,6 +30,10 @@ class Node:
     """Where its SSH server is published on 127.0.0.1."""
     volumes: tuple[tuple[str, str], ...] = ()
     """Directories that it shares with others: the name of each, and where it is on the node."""
+    pci: str = ""
+    """The list of PCI devices that it sees instead of those of this machine, if any."""
+    image: str = "node"
+    """What it is made of: containers/IMAGE.Containerfile."""
 
     @property
     def container(self) -> str:
@@ -87,7 +91,8 @@ def lab_nodes(listing: Mapping[str, Any]) -> tuple[Node, ...]:
             raise LabError(f"host {name}: ansible_port is {variables['ansible_port']!r}, which is no number") from None
         if port in nodes:
             raise LabError(f"hosts {nodes[port].name} and {name} have the same ansible_port {port}: give each its own")
-        nodes[port] = Node(name, port, tuple(sorted(variables.get("lab_volumes", {}).items())))
+        volumes = tuple(sorted(variables.get("lab_volumes", {}).items()))
+        nodes[port] = Node(name, port, volumes, variables.get("lab_pci", ""), variables.get("lab_image", "node"))
     return tuple(sorted(nodes.values(), key=lambda node: node.name))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from lab import mirror
+from lab import mirror, pci
 from lab.inventory import Node, ssh_options
 from lab.paths import Cache, LabError, write_text
 from lab.podman import Podman
@@ -36,12 +36,18 @@ cat /etc/ssh/ssh_host_*_key.pub
 """
 
 
-def up(podman: Podman, cache: Cache, nodes: Sequence[Node], image: str, say: Say, *, fresh: bool) -> None:
-    """Have every node run and answer over SSH. Running nodes are left alone unless `fresh`."""
+def up(
+    podman: Podman, cache: Cache, nodes: Sequence[Node], images: Mapping[str, str], say: Say, *, fresh: bool
+) -> None:
+    """Have every node run and answer over SSH. Running nodes are left alone unless `fresh`.
+
+    `images` has the image for each name that a node asks for.
+    """
     public_key = _key_pair(cache)
     mirror.ensure_network(podman)
     present = {container["Names"][0]: container for container in podman.containers()}
     for node in nodes:
+        image = images[node.image]
         container = present.get(node.container)
         if container and container["Labels"].get(PORT_LABEL) != str(node.port) and not fresh:
             raise LabError(
@@ -52,7 +58,7 @@ def up(podman: Podman, cache: Cache, nodes: Sequence[Node], image: str, say: Say
             container = None
         if container is None:
             say(f"creating {node.name} (ssh port {node.port})")
-            _create(podman, node, image)
+            _create(podman, cache, node, image)
         elif container["State"] != "running":
             say(f"starting {node.name}")
             podman.run("start", node.container)
@@ -101,12 +107,16 @@ def _key_pair(cache: Cache) -> str:
     return public.read_text().strip()
 
 
-def _create(podman: Podman, node: Node, image: str) -> None:
+def _create(podman: Podman, cache: Cache, node: Node, image: str) -> None:
     options = [f"--name={node.container}", f"--hostname={node.name}", "--systemd=always"]
     # Root of a machine may look at every process, and so may root of a node.
     options += ["--cap-add=SYS_PTRACE"]
+    # A node that is told to start anew does so.
+    options += ["--restart=always"]
     options += [f"--network={mirror.NETWORK}", f"--network-alias={node.name}", f"--publish=127.0.0.1:{node.port}:22"]
     options += [f"--volume={VOLUME_PREFIX}{name}:{path}" for name, path in node.volumes]
+    if node.pci:
+        options += [f"--volume={pci.tree(cache, node.pci)}:{pci.DEVICES}:ro"]
     options += [f"--label={mirror.LABEL}=node", f"--label={PORT_LABEL}={node.port}", f"--label={IMAGE_LABEL}={image}"]
     try:
         podman.run("run", "--detach", *options, image)

@@ -20,8 +20,6 @@ from .._conda.files import existing_parent
 from .._conda.records import sha256_of
 from .._conda.usage import in_use
 
-_NVIDIA = "0x10de"
-_DISPLAY_CLASSES = ("0x0300", "0x0302")  # VGA and 3D controller: the first four digits of a PCI class
 _PLATFORMS = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
 
 
@@ -105,22 +103,3 @@ def disk(path: str) -> dict[str, int]:
         "total_mb": info.f_blocks * info.f_frsize // 2**20,
         "free_inodes": info.f_favail,
     }
-
-
-def gpus(sysfs: str = "/sys") -> list[dict[str, str]]:
-    """The NVIDIA GPUs that the kernel's PCI bus shows, by address."""
-    root = os.path.join(sysfs, "bus/pci/devices")
-    found = []
-    for address in sorted(os.listdir(root) if os.path.isdir(root) else []):
-        device = {name: _read(os.path.join(root, address, name)) for name in ("vendor", "class", "device")}
-        if device["vendor"] == _NVIDIA and device["class"].startswith(_DISPLAY_CLASSES):
-            found.append({"address": address, "device": device["device"], "class": device["class"]})
-    return found
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="ascii", errors="replace") as stream:
-            return stream.read().strip()
-    except OSError:
-        return ""

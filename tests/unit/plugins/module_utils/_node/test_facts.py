@@ -15,56 +15,6 @@ from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.genera
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.kernels import render
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node import facts
 
-# vendor, class, device, as sysfs has them
-A100 = ("0x10de", "0x030200", "0x20b2")
-CONSUMER = ("0x10de", "0x030000", "0x2684")
-NVIDIA_AUDIO = ("0x10de", "0x040300", "0x228b")
-NVSWITCH = ("0x10de", "0x068000", "0x1af1")
-INTEL_DISPLAY = ("0x8086", "0x030000", "0x4680")
-NETWORK = ("0x15b3", "0x020700", "0x101b")
-
-
-def make_sysfs(root: Path, devices: dict[str, tuple[str, str, str]]) -> str:
-    """A tree as the kernel shows it: links from the bus to where a device is."""
-    bus = root / "bus" / "pci" / "devices"
-    bus.mkdir(parents=True)
-    for address, (vendor, kind, device) in devices.items():
-        place = root / "devices" / "pci0000:00" / address
-        place.mkdir(parents=True)
-        for name, content in (("vendor", vendor), ("class", kind), ("device", device), ("numa_node", "0")):
-            (place / name).write_text(f"{content}\n")
-        (bus / address).symlink_to(place)
-    return str(root)
-
-
-@pytest.mark.parametrize(
-    ("devices", "expected"),
-    [
-        (
-            {"0000:4b:00.0": A100, "0000:17:00.0": A100, "0000:c8:00.0": NVSWITCH, "0000:31:00.0": NETWORK},
-            [("0000:17:00.0", "0x20b2", "0x030200"), ("0000:4b:00.0", "0x20b2", "0x030200")],
-        ),
-        ({"0000:01:00.0": CONSUMER, "0000:01:00.1": NVIDIA_AUDIO}, [("0000:01:00.0", "0x2684", "0x030000")]),
-        ({"0000:00:02.0": INTEL_DISPLAY, "0000:31:00.0": NETWORK}, []),
-        ({}, []),
-    ],
-)
-def test_gpus_are_those_on_the_bus(
-    devices: dict[str, tuple[str, str, str]], expected: list[tuple[str, str, str]], tmp_path: Path
-) -> None:
-    found = facts.gpus(make_sysfs(tmp_path, devices))
-    assert [(gpu["address"], gpu["device"], gpu["class"]) for gpu in found] == expected
-
-
-def test_a_node_without_a_pci_bus_has_no_gpus(tmp_path: Path) -> None:
-    assert facts.gpus(str(tmp_path)) == []
-
-
-def test_a_device_that_goes_away_meanwhile_is_none(tmp_path: Path) -> None:
-    root = make_sysfs(tmp_path, {"0000:17:00.0": A100, "0000:4b:00.0": A100})
-    (tmp_path / "devices" / "pci0000:00" / "0000:17:00.0" / "vendor").unlink()
-    assert [gpu["address"] for gpu in facts.gpus(root)] == ["0000:4b:00.0"]
-
 
 def test_the_platform_is_what_conda_calls_it() -> None:
     system = facts.system()
