@@ -12,8 +12,11 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ..module_utils._conda.errors import CondaError
+from ..module_utils._conda.locks import Lock
+from ..module_utils._gpu.compatibility import COMPATIBLE, INCOMPATIBLE
 from ..modules.conda_env import ARGUMENT_SPEC
-from ..plugin_utils._lock_files import read_environments
+from ..plugin_utils._cuda_gate import verdicts
+from ..plugin_utils._lock_files import plain, read_environments
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no types
@@ -33,6 +36,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no typ
             channels, alias, locking = (arguments.pop(option) for option in ("channels", "channel_alias", "locking"))
             solve = "see" if self._task.check_mode else "keep"
             locks = read_environments(environments, directory, channels, alias, locking, solve)
+            node, gate = (arguments.pop(option) for option in ("node", "cuda_gate"))
+            warnings = _pass_gate(environments, locks, plain(node), gate)
         except CondaError as error:
             raise AnsibleActionFail(str(error)) from error
         for environment in environments:
@@ -40,4 +45,29 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no typ
             environment["locks"] = {platform: lock.as_dict() for platform, lock in locks[environment["name"]].items()}
         result = self._execute_module(module_args=arguments, task_vars=task_vars)
         result.pop("invocation", None)  # it repeats every lock
+        if warnings:
+            result["warnings"] = [*result.get("warnings", ()), *warnings]
         return t.cast("dict[str, t.Any]", result)
+
+
+def _pass_gate(
+    environments: t.Sequence[t.Mapping[str, t.Any]],
+    locks: t.Mapping[str, t.Mapping[str, Lock]],
+    node: t.Mapping[str, t.Any],
+    gate: str,
+) -> list[str]:
+    """What to warn of: environments that may not run as they should with the driver of *node*.
+
+    :raises CondaError: one that is to be installed will not run, and *gate* has that for an error.
+    """
+    if gate == "off" or not node:
+        return []
+    wanted = [one for one in environments if one["state"] == "present"]
+    found = [verdict for verdict in verdicts(wanted, locks, node) if verdict.verdict != COMPATIBLE]
+    refused = [verdict for verdict in found if verdict.verdict == INCOMPATIBLE and gate == "error"]
+    if refused:
+        raise CondaError(
+            "; ".join(f"conda_envs_shared: {verdict.environment}: {verdict.reason}" for verdict in refused)
+            + ": change the driver or the lock, or let it be a warning with conda_envs_cuda_gate: warn"
+        )
+    return [f"conda_envs_shared: {verdict.environment}: {verdict.reason}" for verdict in found]

@@ -234,6 +234,23 @@ options:
         type: list
         elements: str
         default: []
+  node:
+    description:
+      - The RV(envfleet.gpu_cluster.node_facts#module:node) of a look. With it, environments are held against the driver
+        and the GPUs of the node before anything is done, as P(envfleet.gpu_cluster.cuda_compat#filter) does it.
+      - Nothing is said of a node without a GPU, nor of one whose driver is not known.
+    type: dict
+    default: {}
+    version_added: "0.1.0"
+  cuda_gate:
+    description:
+      - What becomes of an environment that is to be installed and will not run with the driver in O(node). With
+        V(error), nothing is done. With V(warn), it is installed with a warning, as one is that runs, but in which code
+        that the driver must compile at run time may fail.
+    type: str
+    choices: [error, warn, "off"]
+    default: error
+    version_added: "0.1.0"
   channels:
     description: The channels that packages may come from, as URLs or as names under O(channel_alias).
     type: list
@@ -509,6 +526,8 @@ ARGUMENT_SPEC = {
     "min_age_days": {"type": "float", "default": 7},
     "locks_dir": {"type": "str"},
     "locking": {"type": "dict", "options": LOCKING},
+    "node": {"type": "dict", "default": {}},
+    "cuda_gate": {"type": "str", "choices": ["error", "warn", "off"], "default": "error"},
     "channels": {"type": "list", "elements": "str", "default": ["conda-forge"]},
     "channel_alias": {"type": "str", "default": "https://conda.anaconda.org"},
     **LAYOUT_OPTIONS,

@@ -76,11 +76,11 @@ def _read(path: str, environment: str, _modified: int) -> dict[str, Lock]:
     return from_explicit(text, path) if explicit else from_conda_lock(document, path)
 
 
-def _plain(value: t.Any) -> t.Any:
+def plain(value: t.Any) -> t.Any:
     """*value* without Ansible's containers that make their content when asked for it: a copy of one copies Ansible."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +128,12 @@ def read_wanted(
     validator = ArgumentSpecValidator(ENVIRONMENT)
     entries = []
     for environment in environments:
-        validated = validator.validate(_plain(environment))
+        validated = validator.validate(plain(environment))
         if validated.error_messages:
             raise CondaError(f"conda_envs_shared: {environment.get('name')}: {'; '.join(validated.error_messages)}")
         entries.append(validated.validated_parameters)
     wanted, unlocked = [], []
-    locks = read_environments(entries, directory, channels, alias, _plain(locking or {}))
+    locks = read_environments(entries, directory, channels, alias, plain(locking or {}))
     for entry, (name, found) in zip(entries, locks.items(), strict=True):
         absent = entry["state"] == "absent"
         if not (found or absent):

@@ -207,6 +207,8 @@ class Lock:
     packages: tuple[Package, ...]
     wheels: tuple[Wheel, ...] = ()  #: installed after the packages, without looking at what they depend on
     variables: tuple[tuple[str, str], ...] = ()  #: that activation sets, sorted by name
+    #: What packages demand of the driver: label, and what stands behind __cuda. It is no part of what is installed.
+    cuda: tuple[tuple[str, str], ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def identity(self) -> str:
@@ -283,7 +285,7 @@ def from_conda_lock(document: t.Any, source: str) -> dict[str, Lock]:
             name, manager, platform, url = (_text(entry[field]) for field in ("name", "manager", "platform", "url"))
             version = _text(entry.get("version") or "")
             hashes = _hashes(entry.get("hash") or {})
-            depends = [_text(dependency) for dependency in entry.get("dependencies") or ()]
+            depends = _dependencies(entry.get("dependencies") or ())
         except KeyError as error:
             raise CondaError(f"{source}: an entry has no {error}: {shown(entry, 200)}") from error
         except (AttributeError, TypeError, ValueError) as error:
@@ -361,7 +363,7 @@ def from_pixi_lock(document: t.Mapping[str, t.Any], source: str, environment: st
                     "put a package built from it into a channel, and lock again"
                 )
             if kind == "conda":
-                content.add(_exact(url, name, entry.hashes, source), entry.depends)
+                content.add(_exact(url, name, entry.hashes, source), entry.depends, entry.constrains)
                 continue
             if entry.editable:
                 raise CondaError(
@@ -389,13 +391,14 @@ class _PixiEntry:
     version: str
     hashes: t.Mapping[str, str]
     depends: t.Sequence[str]
+    constrains: t.Sequence[str]
     editable: bool
 
     @classmethod
     def of(cls, entry: t.Mapping[str, t.Any]) -> _PixiEntry:
         name, version = (_text(entry.get(field) or "") for field in ("name", "version"))
-        depends = [_text(dependency) for dependency in entry.get("depends") or ()]
-        return cls(name, version, _hashes(entry), depends, bool(entry.get("editable")))
+        depends, constrains = (_dependencies(entry.get(field) or ()) for field in ("depends", "constrains"))
+        return cls(name, version, _hashes(entry), depends, constrains, bool(entry.get("editable")))
 
 
 def _pixi_key(entry: t.Mapping[str, t.Any]) -> tuple[str, str]:
@@ -406,6 +409,13 @@ def _pixi_key(entry: t.Mapping[str, t.Any]) -> tuple[str, str]:
 
 def _hashes(stated: t.Mapping[str, t.Any]) -> dict[str, str]:
     return {kind: _text(stated.get(kind) or "") for kind in _DIGITS}
+
+
+def _dependencies(stated: t.Any) -> list[str]:
+    """Dependencies as match specs; conda-lock writes them as names with versions."""
+    if isinstance(stated, dict):
+        return [f"{_text(name)} {_text(version)}" for name, version in stated.items()]
+    return [_text(dependency) for dependency in stated]
 
 
 def _text(value: t.Any) -> str:
@@ -468,13 +478,20 @@ class _Content:
     packages: list[Package] = dataclasses.field(default_factory=list)
     wheels: list[Wheel] = dataclasses.field(default_factory=list)
     for_python: set[str] = dataclasses.field(default_factory=set)  #: normalized names of packages that need python
+    cuda: list[tuple[str, str]] = dataclasses.field(default_factory=list)  #: see Lock
 
     def __bool__(self) -> bool:
         return bool(self.packages or self.wheels)
 
-    def add(self, package: Package, depends: t.Iterable[str]) -> None:
-        """One more conda package, which needs *depends*."""
+    def add(self, package: Package, depends: t.Iterable[str], constrains: t.Iterable[str] = ()) -> None:
+        """One more conda package, which needs *depends*, and *constrains* of what else is there."""
+        depends = list(depends)
         self.packages.append(package)
+        self.cuda += [
+            (package.label, spec[len("__cuda") :].strip())
+            for spec in (*depends, *constrains)
+            if re.match(r"__cuda(?![\w.-])", spec)
+        ]
         if any(re.match(r"python(?![\w.-])", dependency) for dependency in depends):
             self.for_python.add(normalized(package.name))
 
@@ -483,7 +500,7 @@ class _Content:
 
         :raises CondaError: its wheels cannot be installed there, or not beside each other and the packages.
         """
-        lock = Lock(platform, tuple(self.packages), tuple(self.wheels))
+        lock = Lock(platform, tuple(self.packages), tuple(self.wheels), cuda=tuple(self.cuda))
         python = next((package for package in self.packages if package.name == "python"), None)
         names: dict[str, Wheel] = {}
         for wheel in self.wheels:
