@@ -75,8 +75,8 @@ def on_node(
     options = [*shlex.split(variables["ansible_ssh_common_args"]), "-i", variables["ansible_ssh_private_key_file"]]
     ports: dict[str, int] = {}
     for hosts in INVENTORY.glob("*.yml"):
-        listed = yaml.safe_load(hosts.read_text())["gpu_nodes"]["hosts"]
-        ports |= {name: variables["ansible_port"] for name, variables in listed.items()}
+        for group in yaml.safe_load(hosts.read_text()).values():
+            ports |= {name: variables["ansible_port"] for name, variables in group.get("hosts", {}).items()}
     done = subprocess.run(
         ["ssh", *options, "-p", str(ports[node]), f"{user}@127.0.0.1", command],
         stdin=subprocess.DEVNULL,
