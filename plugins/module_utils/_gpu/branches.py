@@ -14,8 +14,9 @@ FLAVOURS = (OPEN, PROPRIETARY)
 # docs.nvidia.com/datacenter/tesla/drivers/NUMBER/supported-drivers-and-cuda-toolkit-versions.html
 _TABLE_620 = "NVIDIA Data Center Drivers 620, table CUDA and Drivers (November 2026)"
 _TABLE_615 = "NVIDIA Data Center Drivers 615, table CUDA and Drivers (September 2026)"
-_TABLE_570 = "NVIDIA Data Center Drivers 570, table CUDA and Drivers (2025)"
-_TABLE_460 = "NVIDIA CUDA and Drivers Support, RN-08625-001 and its successors"
+_TABLE_580 = "NVIDIA Data Center Drivers 580, table CUDA and Drivers (August 2025)"
+# It names branches whose life has ended, without saying when. So the month is the one in which it did.
+_NOTE_580 = "NVIDIA Data Center Drivers 580, note below the table CUDA and Drivers (August 2025)"
 
 
 class Branch(t.NamedTuple):
@@ -31,12 +32,12 @@ class Branch(t.NamedTuple):
 BRANCHES = {
     one.number: one
     for one in (
-        Branch(470, "long-term", "2024-07", 11, _TABLE_460),
-        Branch(525, "production", "2023-12", 12, _TABLE_460),
+        Branch(470, "long-term", "2024-07", 11, "commonly known; no page of NVIDIA was found that still says it"),
+        Branch(525, "production", "2025-08", 12, _NOTE_580),
         Branch(535, "long-term", "2026-06", 12, _TABLE_615),
-        Branch(550, "production", "2025-06", 12, _TABLE_570),
-        Branch(570, "production", "2026-02", 12, _TABLE_570),
-        Branch(575, "new-feature", "", 12, _TABLE_570),
+        Branch(550, "production", "2025-08", 12, _NOTE_580),
+        Branch(570, "production", "2026-02", 12, _TABLE_580),
+        Branch(575, "new-feature", "2025-08", 12, _NOTE_580),
         Branch(580, "long-term", "2028-06", 13, _TABLE_620),
         Branch(590, "new-feature", "", 13, "NVIDIA Driver Installation Guide 590 (December 2025)"),
         Branch(595, "production", "2027-03", 13, _TABLE_620),
