@@ -55,6 +55,12 @@ class Refused(Exception):
     """A library cannot be loaded, or a call of it failed."""
 
 
+def tell(what: t.Mapping[str, t.Any]) -> None:
+    """One line of JSON for who waits for this process, at once: the next call may never end."""
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
 class Library:
     """A library of the driver, whose calls return zero or an error code."""
 
@@ -70,7 +76,7 @@ class Library:
             call = getattr(self._library, function)
         except AttributeError as error:
             raise Refused(f"the driver has no {function}") from error
-        print(json.dumps({"at": function}), flush=True)
+        tell({"at": function})
         return int(call(*arguments))
 
     def call(self, function: str, *arguments: t.Any) -> None:
@@ -240,4 +246,4 @@ if __name__ == "__main__":
         answer = {"cuda": use_cuda, "nvml": ask_nvml}[sys.argv[1]]()
     except Refused as refused:
         answer = {"error": str(refused)}
-    print(json.dumps(answer), flush=True)
+    tell(answer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 import typing as t
 
 _SIDE = 512
@@ -66,4 +67,4 @@ def compute() -> dict[str, t.Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(compute()), flush=True)
+    sys.stdout.write(json.dumps(compute()) + "\n")
