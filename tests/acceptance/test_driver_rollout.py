@@ -20,7 +20,7 @@ from acceptance import cluster
 
 HOSTS = "rollout.yml"
 CONTROLLER, FIRST, SECOND = "rollout-ctl", "rollout-1", "rollout-2"
-OURS = "Reason=envfleet: driver 535.309.01 [root@"
+OURS = re.compile(r"Reason=envfleet: driver 535[.\d]+ \[root@")
 _HERE = Path(__file__).parent
 
 
@@ -97,7 +97,9 @@ def driver(node: str) -> str:
     return on(node, f"{{ {script}; }} 2>/dev/null").strip()
 
 
-INSTALLED = "535.309.01-0+deb12u1 535.309.01"
+def runs_what_is_installed(node: str) -> bool:
+    """Whether the node has the driver, and its kernel the same version of it."""
+    return re.fullmatch(r"(535[.\d]+)-\S+ \1", driver(node)) is not None
 
 
 def test_a_rollout_waits_for_a_job_and_stops_at_the_first_node_that_fails() -> None:
@@ -105,16 +107,16 @@ def test_a_rollout_waits_for_a_job_and_stops_at_the_first_node_that_fails() -> N
     untouched = state(SECOND)
     process = cluster.start_playbook("driver", hosts=HOSTS)
     until(lambda: "ALLOCATED+DRAIN" in state(FIRST), process)
-    assert OURS in state(FIRST)
+    assert OURS.search(state(FIRST))
     assert (driver(FIRST), job_state(number)) == ("", "RUNNING")
     output, _nothing = process.communicate(timeout=600)
 
     assert process.returncode != 0, output
     assert "rollout-1 stays drained, and no other node is changed: Run the smoke test of the site" in output
     assert job_state(number) == "COMPLETED"
-    assert driver(FIRST) == INSTALLED, output
+    assert runs_what_is_installed(FIRST), output
     assert "DRAIN" in state(FIRST)
-    assert OURS in state(FIRST)
+    assert OURS.search(state(FIRST))
     assert (driver(SECOND), state(SECOND)) == ("", untouched)
 
 
@@ -158,7 +160,7 @@ def test_without_a_scheduler_a_guard_and_the_processes_on_gpus_decide() -> None:
     on(SECOND, "systemctl stop user; rm /dev/nvidia0")
     code, output = rollout("--check", "--diff")
     assert code == 0, output
-    assert "+DRAIN: envfleet: driver 535.309.01" in output
+    assert "+DRAIN: envfleet: driver 535." in output
     assert (driver(SECOND), state(SECOND)) == ("", untouched)
 
 
@@ -166,14 +168,14 @@ def test_a_run_that_was_killed_is_taken_up_by_the_next() -> None:
     on(SECOND, "touch /var/works")
     number = job(SECOND, 3600)
     process = cluster.start_playbook("driver", hosts=HOSTS)
-    until(lambda: OURS in state(SECOND), process)
+    until(lambda: OURS.search(state(SECOND)) is not None, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     on(CONTROLLER, f"scancel {number}")
 
     code, output = rollout()
     assert code == 0, output
-    assert driver(SECOND) == INSTALLED
+    assert runs_what_is_installed(SECOND)
     assert state(SECOND).strip().startswith("State=IDLE ")
     # And then there is nothing left to do.
     code, output = rollout()
