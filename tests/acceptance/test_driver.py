@@ -19,9 +19,10 @@ BUILD_SECONDS = 2400
 # The newest version of each kernel module in the archive, asked for beside what apt on the node knows.
 _OFFERED = """
 directory=$(mktemp -d)
+mkdir $directory/lists
 sed -n 's| main$| contrib non-free|p' /etc/apt/sources.list /etc/apt/sources.list.d/security.list >$directory/list
-options="-o Dir::Etc::SourceList=$directory/list -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists=$directory"
-options="$options -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache="
+options="-o Dir::Etc::SourceList=$directory/list -o Dir::Etc::SourceParts=/dev/null"
+options="$options -o Dir::State::Lists=$directory/lists -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache="
 apt-get -qq $options update >&2
 for name in nvidia-open-kernel-dkms nvidia-kernel-dkms; do apt-cache $options madison $name | head -n 1; done
 """
