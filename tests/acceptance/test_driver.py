@@ -150,9 +150,8 @@ def test_dkms_builds_the_module_for_the_kernel_that_will_boot(flavour: str, offe
     """
     version: str = getattr(offers, flavour)
     # DKMS builds for every kernel that has headers.
-    on_node(
-        "apt-get -qq --yes purge '?name(^linux-headers-)' 2>&1; apt-get -qq update; rm -f /boot/vmlinuz-* /boot/config-*"
-    )
+    on_node("apt-get -qq --yes purge '?name(^linux-headers-)' 2>&1; rm -f /boot/vmlinuz-* /boot/config-*")
+    on_node("apt-get -qq update")
     shown = on_node(
         "apt-cache show linux-headers-amd64 | sed -n 's/^Depends: linux-headers-\\([^ ]*\\).*/\\1/p'"
     ).split()
