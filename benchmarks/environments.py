@@ -32,9 +32,9 @@ FILES = 20
 
 _LOOK = """
 import json, sys
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import generations
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import environments, generations
 layout = generations.Layout(*sys.argv[1:3])
-found = [generations.look(layout, name) for name in generations.names(layout)]
+found = [environments.look(layout, name) for name in environments.names(layout)]
 assert found and not any(environment.problems for environment in found)
 """
 
@@ -82,10 +82,10 @@ class Node:
 
     def look_here(self) -> None:
         """The same in this process: what one more environment costs a process that runs anyway."""
-        from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import generations
+        from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import environments
 
-        for name in generations.names(self.layout):
-            assert not generations.look(self.layout, name).problems
+        for name in environments.names(self.layout):
+            assert not environments.look(self.layout, name).problems
 
 
 def cpu(work: Callable[[], object], rounds: int = 5) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """The options that module_utils._conda.generations.LAYOUT_OPTIONS has."""
+    """The options that module_utils._conda.environments.LAYOUT_OPTIONS has."""
 
     DOCUMENTATION = r"""
 options:

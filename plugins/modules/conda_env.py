@@ -463,6 +463,7 @@ import dataclasses
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.access import Access
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.convergence import (
     FOREIGN,
     STATES,
@@ -471,9 +472,9 @@ from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.conver
     converge,
 )
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.engines import ENGINES
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.environments import LAYOUT_OPTIONS
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import (
-    LAYOUT_OPTIONS,
     LEVELS,
     Layout,
     find,
@@ -481,7 +482,6 @@ from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.genera
 )
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock, for_platform
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.packing import Images
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.sealing import Access
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.usage import Elsewhere
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node.facts import system
 

@@ -74,9 +74,9 @@ dest:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import archive, generations
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import archive, environments
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.environments import LAYOUT_OPTIONS, Places
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import LAYOUT_OPTIONS, Layout
 
 ARGUMENT_SPEC = {
     "name": {"type": "str", "required": True},
@@ -94,7 +94,7 @@ def main() -> None:
         module.fail_json(msg=f"dest: {dest} does not end in .tar.gz, which is what is written")
     if not os.path.isdir(os.path.dirname(dest)):
         module.fail_json(msg=f"dest: there is no directory {os.path.dirname(dest)}: make it first")
-    environment = generations.look(Layout(params["envs_dir"], params["generations_dir"]), name)
+    environment = environments.look(Places(params["envs_dir"], params["generations_dir"]), name)
     for problem in environment.problems:
         module.fail_json(
             msg=f"{name} is damaged: {problem.subject}: {problem.detail}: run the site playbook, then pack it"

@@ -159,9 +159,9 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import export
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.environments import LAYOUT_OPTIONS, Places
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.files import write_file
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import LAYOUT_OPTIONS, Layout
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node.facts import system
 
 
@@ -189,7 +189,7 @@ def main() -> None:
     try:
         path, name = params["path"], params["name"]
         if path is None:
-            path = export.prefix_of(Layout(params["envs_dir"], params["generations_dir"]), name)
+            path = export.prefix_of(Places(params["envs_dir"], params["generations_dir"]), name)
         content = export.read(path, system()["platform"])
         shown = content.without(params["leave_out"])
         if params["format"] == "environment":

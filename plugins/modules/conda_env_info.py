@@ -260,8 +260,8 @@ left_out:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import inventory
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.environments import LAYOUT_OPTIONS, Places
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import LAYOUT_OPTIONS, Layout
 
 
 def main() -> None:
@@ -275,7 +275,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    layout = Layout(module.params["envs_dir"], module.params["generations_dir"])
+    layout = Places(module.params["envs_dir"], module.params["generations_dir"])
     try:
         accounts = inventory.local_accounts() if module.params["homes"] else []
         accounts += [inventory.account_of(name) for name in module.params["users"]]

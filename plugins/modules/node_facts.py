@@ -14,6 +14,8 @@ description:
   - One read-only look at everything the roles of this collection need to know of a node, to decide without a further
     remote call whether anything has to be done there.
   - It reads files alone. It starts no process, opens no connection, and changes nothing.
+  - Where pipelining is on, it is one command that the node's Python reads from standard input, which costs less than
+    M(ansible.builtin.ping). Elsewhere, and where that fails, it is a module as any other.
   - The content of an environment is checked by one walk over its files, which reads none of them unless something
     differs.
 options:
@@ -37,6 +39,15 @@ options:
     type: bool
     default: false
     version_added: "0.1.0"
+  findings:
+    description:
+      - Names of variables that say what has drifted when they are evaluated with the result of this task, under the
+        name that it is registered by. Each is a list. Together they are returned.
+      - They are evaluated in the process that works on this node, so the other nodes do not wait for it.
+    type: list
+    elements: str
+    default: []
+    version_added: "0.1.0"
 extends_documentation_fragment:
   - envfleet.gpu_cluster.layout
   - envfleet.gpu_cluster.attributes
@@ -58,6 +69,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+findings:
+  description: What the variables in O(findings) say.
+  returned: when O(findings) names any
+  type: list
+  elements: dict
+  sample: []
 node:
   description: What the node has.
   returned: success
@@ -135,36 +152,14 @@ node:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import LAYOUT_OPTIONS, Layout
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._gpu.facts import gpu
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node import facts
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node.facts import OPTIONS, node
+
+ARGUMENT_SPEC = {**OPTIONS, "findings": {"type": "list", "elements": "str", "default": []}}
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "base_prefix": {"type": "path", "default": "/opt/conda"},
-            **LAYOUT_OPTIONS,
-            "kernels_dir": {"type": "path", "default": "/usr/local/share/jupyter/kernels"},
-            "files": {"type": "list", "elements": "path", "default": []},
-            "usage": {"type": "bool", "default": False},
-        },
-        supports_check_mode=True,
-    )
-    layout = Layout(module.params["envs_dir"], module.params["generations_dir"])
-    base_prefix = module.params["base_prefix"]
-    module.exit_json(
-        changed=False,
-        node={
-            "system": facts.system(),
-            "base": facts.base(base_prefix),
-            "environments": facts.environments(layout, module.params["kernels_dir"]),
-            "files": {path: facts.file(path) for path in module.params["files"]},
-            "usage": facts.usage(layout, module.params["usage"]),
-            "disk": {path: facts.disk(path) for path in (base_prefix, layout.generations_dir)},
-            "gpu": gpu(),
-        },
-    )
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    module.exit_json(changed=False, node=node(module.params))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,15 @@ import os
 import time
 import typing as t
 
-from . import engines, generations, kernels
+from . import engines, environments, generations, kernels
+from .access import Access
+from .environments import Environment
 from .errors import CondaError
 from .files import exclusive, require_cluster_lock, require_free_space
-from .generations import Environment, Layout, Plan, Retention, SmokeTest
+from .generations import Layout, Plan, Retention, SmokeTest
 from .locks import Lock
 from .problems import Problem
 from .records import read_distributions, read_records
-from .sealing import Access
 from .usage import Elsewhere
 from .wheels import Sources
 
@@ -247,7 +248,7 @@ def _observe(wanted: Wanted, settings: Settings) -> Outcome:
 
 
 def _compare(wanted: Wanted, settings: Settings) -> Outcome:
-    environment = generations.look(settings.layout, wanted.name)
+    environment = environments.look(settings.layout, wanted.name)
     kernelspec = kernels.look(settings.kernels_dir, wanted.name)
     act = wanted.state != "verified"
     problems: list[Problem] = []

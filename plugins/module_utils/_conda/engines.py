@@ -19,10 +19,10 @@ import urllib.parse
 
 from . import _rattler_child
 from .errors import CondaError
-from .files import remove_tree
+from .files import digest_of, remove_tree
 from .locks import Package
 from .processes import Result, run
-from .records import Record, digest_of
+from .records import Record
 
 
 class Engine(t.Protocol):

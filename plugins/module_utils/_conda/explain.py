@@ -12,6 +12,7 @@ import posixpath
 import typing as t
 
 from .errors import CondaError
+from .files import sha256_of
 from .problems import Problem
 from .records import (
     Distribution,
@@ -20,7 +21,6 @@ from .records import (
     read_distributions,
     read_record,
     read_records,
-    sha256_of,
 )
 
 _ANONYMOUS = "no package"

@@ -19,8 +19,8 @@ import re
 import typing as t
 
 from . import construction, prefixes
+from .environments import Places, names
 from .errors import CondaError
-from .generations import Layout, names
 from .lock_writing import Entry, conda_lock_text, dependencies_of, explicit_text, public_url, quoted, scalar
 from .locks import Lock, Package, Wheel, comparable, from_conda_lock
 from .records import Distribution, Record, read_distributions, read_records
@@ -52,7 +52,7 @@ class Content:
         return dataclasses.replace(self, **{key: value for kind in kinds for key, value in changes[kind].items()})
 
 
-def prefix_of(layout: Layout, name: str) -> str:
+def prefix_of(layout: Places, name: str) -> str:
     """The live generation of the shared environment *name*.
 
     :raises CondaError: there is none, or it is not finished.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -202,3 +203,23 @@ def require_cluster_lock(path: str, option: str, mounts: str = "") -> None:
                 f"{option}: {point} is mounted with {wrong[0]}, so other nodes would not see who is at work there: "
                 "mount NFS without nolock and local_lock, and Lustre with -o flock"
             )
+
+
+def sha256_of(path: str) -> str:
+    """The sha256 of a file's content, or an empty string where it cannot be read."""
+    try:
+        return digest_of(path, "sha256")
+    except OSError:
+        return ""
+
+
+def digest_of(path: str, algorithm: str) -> str:
+    """The sum of a file's content by *algorithm*, in hexadecimal digits.
+
+    :raises OSError: it cannot be read.
+    """
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

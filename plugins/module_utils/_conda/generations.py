@@ -16,7 +16,9 @@ import time
 import typing as t
 
 from . import construction, kernels, prefixes, wheels
+from .access import Access, lock_identity
 from .engines import Engine, forget, require_archives
+from .environments import Environment, Places, finished_at
 from .errors import CondaError
 from .files import free_bytes, half_made, remove_tree, replace_link, sync_directory, write_file
 from .locks import Lock
@@ -26,125 +28,20 @@ from .prefixes import Manifest
 from .problems import Problem
 from .processes import run
 from .records import Record, compare_files, compare_with_lock, read_distributions, read_records
-from .sealing import Access, compare_variables, lock_identity, seal
+from .sealing import compare_variables, seal
 from .usage import Elsewhere, in_use
 
 LEVELS = ("fast", "records", "full")
-#: How the modules that need a Layout ask for it.
-LAYOUT_OPTIONS = {
-    "envs_dir": {"type": "path", "default": "/opt/envfleet/envs"},
-    "generations_dir": {"type": "path", "default": "/opt/envfleet/generations"},
-}
 _LOCK = "conda-meta/envfleet.lock"  # not .json: conda takes every such file there for a package
 _NO_ROOM = 2**20  # bytes
 _MESSAGE = "Managed by envfleet.gpu_cluster: change the environment's lock file and run the site playbook."
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """Where environments are on a node."""
+class Layout(Places):
+    """Where environments are on a node, and what they are in."""
 
-    envs_dir: str  #: the names people use
-    generations_dir: str  #: NAME/ID for each installed lock
-    images: Images = dataclasses.field(default_factory=Images)  #: what those are in, if they are packed
-
-    def link(self, name: str) -> str:
-        """The path that people activate."""
-        return os.path.join(self.envs_dir, name)
-
-    def new_generation(self, name: str, identity: str, leftovers: t.Collection[str]) -> str:
-        """The first free path for a generation of *identity*: a damaged one may be in use and is built anew beside.
-
-        The paths of *leftovers* will be free by then.
-        """
-        return construction.first_free(os.path.join(self.home(name), identity[:12]), leftovers)
-
-    def generations(self, name: str) -> list[str]:
-        """Everything that is or was to become a generation of *name*."""
-        home = self.home(name)
-        try:
-            found = os.listdir(home)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(os.path.join(home, entry) for entry in found if not entry.startswith("."))
-
-    def home(self, name: str) -> str:
-        """The directory of the generations of *name*."""
-        return os.path.join(self.generations_dir, name)
-
-    def leftovers(self, name: str) -> list[str]:
-        """The prefixes whose builds did not end: the name has never led to one of them."""
-        return construction.leftovers(self.home(name))
-
-    @property
-    def lock_file(self) -> str:
-        """What a run holds while it changes anything here."""
-        return os.path.join(self.generations_dir, ".lock")
-
-
-@dataclasses.dataclass(frozen=True)
-class Environment:
-    """What there is of one environment on the node."""
-
-    name: str
-    link: str
-    target: str | None  #: the prefix the name leads to, where it leads to one
-    manifest: Manifest | None  #: of that prefix
-    problems: tuple[Problem, ...]
-    leftovers: tuple[str, ...]  #: prefixes that killed runs left unfinished
-    unused: tuple[str, ...] = ()  #: where there is no name: generations that no process uses
-
-    def as_dict(self) -> dict[str, t.Any]:
-        """For JSON."""
-        return {
-            "name": self.name,
-            "link": self.link,
-            "generation": self.target,
-            "identity": self.manifest.identity if self.manifest else None,
-            "created": self.manifest.created if self.manifest else None,
-            "engine": self.manifest.engine if self.manifest else None,
-            "problems": [problem.as_dict() for problem in self.problems],
-            "leftovers": list(self.leftovers),
-            "unused": list(self.unused),
-        }
-
-
-def look(layout: Layout, name: str) -> Environment:
-    """See what there is of environment *name*, with one walk over its live generation."""
-    link = layout.link(name)
-    home = os.path.join(os.path.realpath(layout.generations_dir), name)
-    target, manifest, problems = prefixes.behind(link, "generation", home)
-    if target and manifest:
-        try:
-            problems += Access.of(manifest.identity).compare(target)
-        except (CondaError, OSError) as error:
-            problems.append(Problem("manifest", target, str(error)))
-    leftovers = tuple(layout.leftovers(name))
-    if os.path.lexists(half_made(link)):
-        leftovers += (half_made(link),)
-    unused: tuple[str, ...] = ()
-    if not os.path.lexists(link):
-        finished = [path for path in layout.generations(name) if _finished(path) is not None and path not in leftovers]
-        unused = tuple(sorted(set(finished) - in_use(finished)))
-    return Environment(name, link, target, manifest, tuple(problems), leftovers, unused)
-
-
-def _finished(path: str) -> float | None:
-    """When the generation at *path* was finished, or None where none ever was."""
-    if os.path.islink(path):
-        return None
-    with contextlib.suppress(OSError):
-        return os.lstat(os.path.join(path, prefixes.LISTING)).st_mtime
-    return None
-
-
-def names(layout: Layout) -> list[str]:
-    """Every environment there is anything of."""
-    found: set[str] = set()
-    for directory in (layout.envs_dir, layout.generations_dir):
-        with contextlib.suppress(FileNotFoundError):
-            found.update(name for name in os.listdir(directory) if not name.startswith("."))
-    return sorted(found)
+    images: Images = dataclasses.field(default_factory=Images)  #: what generations are in, if they are packed
 
 
 def verify(environment: Environment, lock: Lock, level: str) -> list[Problem]:
@@ -174,7 +71,7 @@ def _verify(prefix: str, manifest: Manifest, lock: Lock, level: str) -> list[Pro
     return problems
 
 
-def lock_of(layout: Layout, name: str, generation: str, platform: str) -> Lock:
+def lock_of(layout: Places, name: str, generation: str, platform: str) -> Lock:
     """The lock that a generation of environment *name* was made from; *generation* is as for find().
 
     :raises CondaError: there is none, or it does not tell what it was made from.
@@ -183,7 +80,7 @@ def lock_of(layout: Layout, name: str, generation: str, platform: str) -> Lock:
     return _lock_of(path, lock_identity(identity), platform)
 
 
-def find(layout: Layout, name: str, generation: str) -> tuple[str, str]:
+def find(layout: Places, name: str, generation: str) -> tuple[str, str]:
     """The path and the identity of a finished generation of environment *name*.
 
     :param generation: its identifier, or "previous" for the youngest that was made from something else than the live
@@ -316,7 +213,7 @@ def plan_removal(layout: Layout, environment: Environment, elsewhere: Elsewhere 
     """
     _require_place(environment)
     there = [path for path in layout.generations(environment.name) if path not in environment.leftovers]
-    there = [path for path in there if _finished(path) is not None or os.path.realpath(path) == environment.target]
+    there = [path for path in there if finished_at(path) is not None or os.path.realpath(path) == environment.target]
     used = in_use(there)
     if elsewhere:
         used.update(path for path in there if not _may_go(path, environment, elsewhere))
@@ -367,7 +264,7 @@ def _retired(
     for path in layout.generations(environment.name):
         if path == next_live or path in environment.leftovers:
             continue
-        made = _finished(path)
+        made = finished_at(path)
         if made is not None:
             live = os.path.realpath(path) == environment.target
             sound = prefixes.read_manifest(path) is not None and not (live and environment.problems)

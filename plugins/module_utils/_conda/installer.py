@@ -23,10 +23,9 @@ import urllib.parse
 
 from . import construction, prefixes
 from .errors import CondaError
-from .files import exclusive, free_bytes, remove_tree, replace_link, require_free_space
+from .files import exclusive, free_bytes, remove_tree, replace_link, require_free_space, sha256_of
 from .problems import Problem
 from .processes import run
-from .records import sha256_of
 from .sealing import seal
 
 #: Writes what a URL leads to into a stream.

@@ -20,7 +20,7 @@ import stat
 import time
 import typing as t
 
-from . import generations, prefixes
+from . import environments, prefixes
 from .errors import CondaError
 from .footprint import Footprint, Inode, inode_of, measure
 from .lock_writing import public_url
@@ -113,10 +113,10 @@ class _Search:
         self.left_out: list[dict[str, str]] = []
         self.known: set[Inode] = set()
 
-    def shared(self, layout: generations.Layout) -> None:
+    def shared(self, layout: environments.Places) -> None:
         """The environments of this collection. A damaged one is still there."""
         try:
-            names = generations.names(layout)
+            names = environments.names(layout)
         except OSError as error:
             self._leave_out(error.filename or layout.envs_dir, error)
             return
@@ -219,7 +219,7 @@ class _Search:
 
 
 def look(
-    layout: generations.Layout, accounts: t.Iterable[Account], paths: t.Iterable[str], list_packages: bool
+    layout: environments.Places, accounts: t.Iterable[Account], paths: t.Iterable[str], list_packages: bool
 ) -> dict[str, t.Any]:
     """Every environment of *layout*, of *accounts* and at *paths*, and what could not be looked at.
 

@@ -19,8 +19,10 @@ import typing as t
 
 from .errors import CondaError
 from .files import sync_directory, write_file
-from .locks import Lock, normalized
 from .problems import Problem
+
+if t.TYPE_CHECKING:
+    from .locks import Lock
 
 _FILE = "kernel.json"
 _MARK = "envfleet.gpu_cluster"
@@ -118,7 +120,7 @@ def require(found: Kernelspec, text: str, lock: Lock) -> None:
         raise CondaError(
             f"kernel: {found.path} exists and is no kernelspec of this collection: move it away, then run again"
         )
-    packages = {package.name for package in lock.packages} | {normalized(wheel.name) for wheel in lock.wheels}
+    packages = {package.name for package in lock.packages} | {wheel.name for wheel in lock.wheels}
     if _PACKAGE not in packages:
         raise CondaError(f"kernel: the lock has no {_PACKAGE}, which Jupyter needs: add it, or leave kernel out")
 

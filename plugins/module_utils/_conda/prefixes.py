@@ -19,7 +19,6 @@ import stat
 import time
 
 from .errors import CondaError
-from .explain import explain
 from .files import write_file
 from .problems import Problem
 
@@ -158,6 +157,8 @@ def check(prefix: str, manifest: Manifest) -> list[Problem]:
         recorded = read_listing(prefix, manifest)
     except CondaError as error:
         return [Problem("manifest", LISTING, str(error))]
+    from .explain import explain  # what reads records would cost each look, and few need it
+
     return explain(prefix, recorded, entries_of(listing))
 
 

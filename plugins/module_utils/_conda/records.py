@@ -12,13 +12,13 @@ import csv
 import dataclasses
 import email.parser
 import glob
-import hashlib
 import json
 import os
 import posixpath
 import typing as t
 
 from .errors import CondaError
+from .files import sha256_of
 from .locks import Lock, comparable, normalized
 from .problems import Problem
 
@@ -274,23 +274,3 @@ def compare_files(prefix: str, owners: t.Sequence[Record | Distribution]) -> lis
                 if found != owner.sums[path] and found not in shared.get(path, ()):
                     problems.append(Problem("changed", path, f"file of {owner.label} has other content"))
     return problems
-
-
-def sha256_of(path: str) -> str:
-    """The sha256 of a file's content, or an empty string where it cannot be read."""
-    try:
-        return digest_of(path, "sha256")
-    except OSError:
-        return ""
-
-
-def digest_of(path: str, algorithm: str) -> str:
-    """The sum of a file's content by *algorithm*, in hexadecimal digits.
-
-    :raises OSError: it cannot be read.
-    """
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

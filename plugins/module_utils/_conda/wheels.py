@@ -21,10 +21,10 @@ import typing as t
 import urllib.parse
 
 from .errors import CondaError
-from .files import remove_tree
+from .files import digest_of, remove_tree, sha256_of
 from .locks import Lock, Wheel, normalized
 from .processes import Result, run
-from .records import Record, compare_files, compare_with_lock, digest_of, read_distributions, read_records, sha256_of
+from .records import Record, compare_files, compare_with_lock, read_distributions, read_records
 
 _PIP = {
     "PIP_BREAK_SYSTEM_PACKAGES": "1",  # a package may bring the mark that keeps people from doing this

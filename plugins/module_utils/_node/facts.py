@@ -15,12 +15,36 @@ import pwd
 import stat
 import typing as t
 
-from .._conda import construction, generations, kernels, prefixes
-from .._conda.files import existing_parent
-from .._conda.records import sha256_of
+from .._conda import construction, kernels, prefixes
+from .._conda.environments import LAYOUT_OPTIONS, Places, look, names
+from .._conda.files import existing_parent, sha256_of
 from .._conda.usage import in_use
+from .._gpu.facts import gpu
 
+#: How a module asks for what node() takes.
+OPTIONS = {
+    "base_prefix": {"type": "path", "default": "/opt/conda"},
+    **LAYOUT_OPTIONS,
+    "kernels_dir": {"type": "path", "default": "/usr/local/share/jupyter/kernels"},
+    "files": {"type": "list", "elements": "path", "default": []},
+    "usage": {"type": "bool", "default": False},
+}
 _PLATFORMS = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
+
+
+def node(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """All of it, as node_facts returns it for these OPTIONS."""
+    places = Places(options["envs_dir"], options["generations_dir"])
+    base_prefix = options["base_prefix"]
+    return {
+        "system": system(),
+        "base": base(base_prefix),
+        "environments": environments(places, options["kernels_dir"]),
+        "files": {path: file(path) for path in options["files"]},
+        "usage": usage(places, options["usage"]),
+        "disk": {path: disk(path) for path in (base_prefix, places.generations_dir)},
+        "gpu": gpu(),
+    }
 
 
 def system() -> dict[str, str]:
@@ -48,21 +72,21 @@ def base(link: str) -> dict[str, t.Any]:
     }
 
 
-def environments(layout: generations.Layout, kernels_dir: str = "") -> dict[str, t.Any]:
+def environments(places: Places, kernels_dir: str = "") -> dict[str, t.Any]:
     """Every shared environment there is anything of, by name, each with its kernelspec in *kernels_dir*."""
     return {
         name: {
-            **generations.look(layout, name).as_dict(),
+            **look(places, name).as_dict(),
             "kernelspec": kernels.look(kernels_dir, name).as_dict(),
         }
-        for name in generations.names(layout)
+        for name in names(places)
     }
 
 
-def usage(layout: generations.Layout, asked: bool) -> dict[str, t.Any]:
+def usage(places: Places, asked: bool) -> dict[str, t.Any]:
     """The generations that processes of this node use, where that is *asked* for."""
-    paths = [path for name in generations.names(layout) for path in layout.generations(name)] if asked else []
-    return {"generations_dir": layout.generations_dir, "in_use": sorted(in_use(paths)) if asked else None}
+    paths = [path for name in names(places) for path in places.generations(name)] if asked else []
+    return {"generations_dir": places.generations_dir, "in_use": sorted(in_use(paths)) if asked else None}
 
 
 def file(path: str) -> dict[str, t.Any]:

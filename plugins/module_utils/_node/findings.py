@@ -12,9 +12,9 @@ import posixpath
 import typing as t
 
 from .._conda import kernels
+from .._conda.access import Access, lock_identity
 from .._conda.convergence import Wanted
 from .._conda.errors import CondaError
-from .._conda.sealing import Access, lock_identity
 
 #: Of one kind of problem in one prefix, how many are told one by one.
 TOLD = 20

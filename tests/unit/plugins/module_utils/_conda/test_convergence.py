@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import generations, prefixes
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import environments, generations, prefixes
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.files import exclusive
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import SmokeTest
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("restore_umask")
 
 
 def problems(node: Node, name: str = "ml") -> list[Any]:
-    return [problem.as_dict() for problem in generations.look(node.layout, name).problems]
+    return [problem.as_dict() for problem in environments.look(node.layout, name).problems]
 
 
 def test_a_node_that_is_right_is_only_looked_at(node: Node, channel: Channel, audited: Any) -> None:
@@ -105,7 +105,7 @@ def test_an_environment_goes_with_its_name_first(node: Node, channel: Channel) -
     assert (told["generation"], told["previous"], told["identity"], told["kept"]) == (None, str(made[1]), None, [])
     assert told["removed"] == ["tool 2.0 0"]
     assert outcome.diff()["after"] == ""
-    assert generations.names(node.layout) == ["kept"]
+    assert environments.names(node.layout) == ["kept"]
     assert os.listdir(node.root / "envs") == ["kept"]
     assert sorted(os.listdir(node.root / "generations")) == [".lock", "kept"]
     assert (node.generation("kept"), problems(node, "kept")) == (kept, [])
@@ -127,13 +127,13 @@ def test_a_generation_in_use_goes_in_a_later_run(node: Node, channel: Channel) -
         # There is nothing to do for now, so it is no change and no drift.
         (again,) = node.converge(gone(node))
         assert (again.changed, again.as_dict()["actions"], again.as_dict()["kept"]) == (False, [], [str(used)])
-        assert generations.look(node.layout, "ml").unused == ()
+        assert environments.look(node.layout, "ml").unused == ()
         assert (used / "bin/tool").exists()
         job.kill()
-    assert generations.look(node.layout, "ml").unused == (str(used),)
+    assert environments.look(node.layout, "ml").unused == (str(used),)
     (later,) = node.converge(gone(node))
     assert later.todo.actions() == [f"remove old generation {used} of ml"]
-    assert generations.names(node.layout) == []
+    assert environments.names(node.layout) == []
     assert not node.converge(gone(node))[0].changed
 
 
@@ -307,7 +307,7 @@ def test_a_failure_names_its_environment_and_keeps_what_is_done(node: Node, chan
             node.want(channel.add_tool("one"), name="one"),
             node.want(channel.add_tool("two"), name="two", smoke_test=failing),
         )
-    assert generations.names(node.layout) == ["one", "two"]
+    assert environments.names(node.layout) == ["one", "two"]
     assert problems(node, "one") == []
     assert node.generations("two") == []
     assert not node.link("two").exists()
@@ -459,7 +459,7 @@ def test_a_removal_killed_at_any_step_is_ended_by_the_next(node: Node, channel: 
             assert_whole(here, {"1.0"})
         here.converge(gone(here), kernels_dir=str(kernels_dir))
         assert (os.listdir(here.root / "envs"), os.listdir(kernels_dir)) == ([], [])
-        assert generations.look(here.layout, "ml").leftovers == ()
+        assert environments.look(here.layout, "ml").leftovers == ()
         # An empty directory may stay, and is no environment.
         assert here.generations() == []
     else:

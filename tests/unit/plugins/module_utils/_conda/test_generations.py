@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import generations, prefixes
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import environments, generations, prefixes
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.convergence import Wanted
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.engines import RattlerEngine
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
@@ -36,7 +36,7 @@ SITE = f"lib/python3.{sys.version_info.minor}/site-packages"
 
 
 def problems(node: Node, name: str = "ml") -> list[tuple[str, str]]:
-    return [(problem.kind, problem.subject) for problem in generations.look(node.layout, name).problems]
+    return [(problem.kind, problem.subject) for problem in environments.look(node.layout, name).problems]
 
 
 def output(node: Node, command: str = "bin/tool") -> str:
@@ -67,7 +67,7 @@ def test_an_environment_is_installed_and_used_through_its_name(node: Node, chann
     assert generation == node.root / "generations" / "ml" / identity[:12]
     assert output(node) == "tool 1.0"
     assert problems(node) == []
-    environment = generations.look(node.layout, "ml")
+    environment = environments.look(node.layout, "ml")
     assert environment.manifest
     assert (environment.manifest.identity, environment.manifest.engine) == (identity, "rattler")
     assert environment.as_dict() == {
@@ -81,7 +81,7 @@ def test_an_environment_is_installed_and_used_through_its_name(node: Node, chann
         "leftovers": [],
         "unused": [],
     }
-    assert generations.names(node.layout) == ["ml"]
+    assert environments.names(node.layout) == ["ml"]
     assert node.generations() == [generation.name]
     assert os.listdir(node.root / "envs") == ["ml"]
 
@@ -121,7 +121,7 @@ def test_no_set_uid_file_of_an_archive_reaches_users(node: Node, channel: Channe
     for folder in (layout.envs_dir, layout.generations_dir):
         os.makedirs(folder)
     lock = Lock("linux-64", (tool,))
-    todo = generations.plan(layout, generations.look(layout, "ml"), lock, [], "fast", Retention())
+    todo = generations.plan(layout, environments.look(layout, "ml"), lock, [], "fast", Retention())
     generations.apply(todo, SetUid(sys.executable), str(node.pkgs), SmokeTest((), "nobody", 9))
     info = (node.generation() / "bin/tool").stat()
     assert (oct(stat.S_IMODE(info.st_mode)), info.st_uid, info.st_gid) == ("0o755", os.geteuid(), os.getegid())
@@ -448,7 +448,7 @@ def test_a_generation_that_was_finished_but_not_linked_is_taken(node: Node, chan
     tool = channel.add_tool()
     generation = node.install(tool)
     node.link().unlink()
-    assert generations.names(node.layout) == ["ml"]
+    assert environments.names(node.layout) == ["ml"]
     (outcome,) = node.converge(node.want(tool), base_prefix="/nowhere")
     assert (outcome.todo.build, node.generation()) == (False, generation)
 
@@ -459,7 +459,7 @@ def test_a_generation_that_still_has_its_mark_is_not_taken(node: Node, channel: 
     generation = node.install(tool)
     node.link().unlink()
     (generation.parent / f".{generation.name}.building").touch()
-    assert generations.look(node.layout, "ml").leftovers == (str(generation),)
+    assert environments.look(node.layout, "ml").leftovers == (str(generation),)
     (outcome,) = node.converge(node.want(tool))
     assert outcome.todo.actions() == [
         f"remove unfinished generation {generation} of ml",
@@ -499,14 +499,14 @@ def test_names_with_special_characters_stay_apart(node: Node, channel: Channel) 
     tool = channel.add_tool()
     for name in ("a", "a.b", "a-2"):
         node.install(tool, name=name)
-    assert generations.names(node.layout) == ["a", "a-2", "a.b"]
-    assert all(problems(node, name) == [] for name in generations.names(node.layout))
+    assert environments.names(node.layout) == ["a", "a-2", "a.b"]
+    assert all(problems(node, name) == [] for name in environments.names(node.layout))
 
 
 def test_there_is_nothing_of_an_environment_that_never_was(node: Node) -> None:
-    environment = generations.look(node.layout, "ml")
+    environment = environments.look(node.layout, "ml")
     assert (environment.target, environment.manifest, environment.problems) == (None, None, ())
-    assert generations.names(node.layout) == []
+    assert environments.names(node.layout) == []
 
 
 def versions(node: Node, channel: Channel, *numbers: int, **retention: float) -> list[Path]:
@@ -761,7 +761,7 @@ def test_every_level_sees_what_it_can_of_the_pip_part(name: str, mixed: Mixed) -
     old = mixed.install(tiny)
     damage, expected = PIP_DAMAGES[name]
     damage(old)
-    environment = generations.look(mixed.node.layout, "ml")
+    environment = environments.look(mixed.node.layout, "ml")
     seen = {"fast": environment.problems}
     seen |= {level: tuple(generations.verify(environment, mixed.lock(tiny), level)) for level in ("records", "full")}
     for level, wanted in expected.items():
@@ -785,7 +785,7 @@ def test_there_is_nothing_to_tell_of_a_foreign_package_but_that(mixed: Mixed) ->
     generation = mixed.install(tiny)
     install_more(generation)
     (generation / SITE / "extra-1.0.dist-info" / "RECORD").write_text("extra.py,sha256=???,1\ngone.py,,\n")
-    lock, environment = mixed.lock(tiny), generations.look(mixed.node.layout, "ml")
+    lock, environment = mixed.lock(tiny), environments.look(mixed.node.layout, "ml")
     for level in ("records", "full"):
         found = generations.verify(environment, lock, level)
         assert [(one.kind, one.subject, one.detail) for one in found] == [
@@ -810,7 +810,7 @@ def test_a_python_package_that_no_list_has_is_not_built_into_a_generation(node: 
     layout, lock = node.layout, Lock("linux-64", (channel.add_tool(),))
     for folder in (layout.envs_dir, layout.generations_dir):
         os.makedirs(folder)
-    todo = generations.plan(layout, generations.look(layout, "ml"), lock, [], "fast", Retention())
+    todo = generations.plan(layout, environments.look(layout, "ml"), lock, [], "fast", Retention())
     with pytest.raises(CondaError, match=r"stowaway: stowaway 1 pypi is not in the lock"):
         generations.apply(todo, Stowaway(sys.executable), str(node.pkgs), SmokeTest((), "nobody", 9))
     assert node.generations() == []

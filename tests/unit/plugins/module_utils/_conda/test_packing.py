@@ -17,11 +17,11 @@ import pytest
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import (
     archive,
     export,
-    generations,
     inventory,
     prefixes,
 )
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.convergence import Outcome, Wanted
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.environments import look
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import (
     Layout,
@@ -106,7 +106,7 @@ class Packed:
 
     def problems(self) -> list[str]:
         """What is wrong."""
-        return [problem.detail for problem in generations.look(self.layout, "ml").problems]
+        return [problem.detail for problem in look(self.layout, "ml").problems]
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.files import sha256_of
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock, Package, Wheel
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.records import (
     compare_files,
     compare_with_lock,
     read_distributions,
     read_records,
-    sha256_of,
 )
 
 CONTENT = b"content\n"

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import generations, prefixes
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import environments, generations, prefixes
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.access import Access, lock_identity
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import SmokeTest
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Package
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.sealing import Access, lock_identity
 
 from lab.channel import STANDIN
 
@@ -132,8 +132,8 @@ def test_generations_for_different_people_share_no_file(node: Node, channel: Cha
         dataclasses.replace(closed, access=Access(mode="0750")),
     ):
         node.converge(wanted)
-    assert generations.look(node.layout, "public").problems == ()
-    assert generations.look(node.layout, "again").problems == ()
+    assert environments.look(node.layout, "public").problems == ()
+    assert environments.look(node.layout, "again").problems == ()
     data = "share/tool/data"
     inodes = [(node.generation(name) / data).stat().st_ino for name in ("public", "ml", "again")]
     assert len(set(inodes)) == 3
@@ -168,14 +168,14 @@ def test_a_top_directory_that_was_opened_or_closed_is_damage(mode: int, node: No
     assert (found.kind, found.subject) == ("changed", str(old))
     assert f"expected 0750 {os.geteuid()}:{os.getegid()}, found {mode:04o}" in found.detail
     assert node.generation() == old.with_name(f"{old.name}-2")
-    assert generations.look(node.layout, "ml").problems == ()
+    assert environments.look(node.layout, "ml").problems == ()
 
 
 @as_root
 def test_a_top_directory_that_was_given_away_is_damage(node: Node, channel: Channel) -> None:
     generation = node.install(channel.add_tool())
     os.chown(generation, 65534, 65534)
-    assert [problem.kind for problem in generations.look(node.layout, "ml").problems] == ["changed"]
+    assert [problem.kind for problem in environments.look(node.layout, "ml").problems] == ["changed"]
 
 
 def test_a_manifest_with_an_edited_identity_is_damage(node: Node, channel: Channel) -> None:
@@ -183,7 +183,7 @@ def test_a_manifest_with_an_edited_identity_is_damage(node: Node, channel: Chann
     manifest = generation / prefixes.MANIFEST
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**content, "identity": content["identity"] + "@x"}))
-    assert [problem.kind for problem in generations.look(node.layout, "ml").problems] == ["manifest"]
+    assert [problem.kind for problem in environments.look(node.layout, "ml").problems] == ["manifest"]
 
 
 @pytest.mark.parametrize("check_mode", [True, False])

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda import kernels
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.access import Access
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.convergence import Wanted
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.generations import SmokeTest
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Lock, Package
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.sealing import Access
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._node.findings import (
     TOLD,
     Finding,
