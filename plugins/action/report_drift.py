@@ -27,7 +27,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no typ
         _valid, arguments = self.validate_argument_spec(ARGUMENT_SPEC)
         findings = [Finding(**finding) for finding in arguments["findings"]]
         drift = [finding for finding in findings if (finding.severity, finding.fix) != ("warning", "human")]
-        result: dict[str, t.Any] = {"changed": False, "drift_findings": [finding.as_dict() for finding in findings]}
-        if drift and arguments["fail"]:
-            result.update(failed=True, msg=[finding.text() for finding in drift])
-        return result
+        return {
+            "changed": False,
+            "failed": bool(drift) and arguments["fail"],
+            "msg": [finding.text() for finding in findings] or "Nothing has drifted.",
+            "drift_findings": [finding.as_dict() for finding in findings],
+            "_ansible_verbose_always": bool(findings),
+        }

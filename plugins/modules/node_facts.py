@@ -33,6 +33,12 @@ options:
     type: list
     elements: path
     default: []
+  contents:
+    description: Those of O(files) to tell the text of too. It must hold no secret.
+    type: list
+    elements: path
+    default: []
+    version_added: "0.1.0"
   usage:
     description:
       - Whether to tell which generations the processes of the node use. It takes one look at all of them.
@@ -118,7 +124,9 @@ node:
           unused: []
           kernelspec: {path: /usr/local/share/jupyter/kernels/shared_ml, state: absent, text: ""}
     files:
-      description: What each of O(files) is, by path. A regular file has the sha256 of its content, a link its target.
+      description:
+        - What each of O(files) is, by path. A regular file has the sha256 of its content, a link its target. One of
+          O(contents) has its C(content) too.
       type: dict
       returned: always
       sample:

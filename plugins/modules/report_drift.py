@@ -91,6 +91,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+msg:
+  description: The findings as lines for a person, or that there are none.
+  returned: always
+  type: raw
+  sample: Nothing has drifted.
 drift_findings:
   description: The findings, complete.
   returned: when the options are good

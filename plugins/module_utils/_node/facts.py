@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import grp
+import hashlib
 import os
 import platform
 import pwd
@@ -27,6 +28,7 @@ OPTIONS = {
     **LAYOUT_OPTIONS,
     "kernels_dir": {"type": "path", "default": "/usr/local/share/jupyter/kernels"},
     "files": {"type": "list", "elements": "path", "default": []},
+    "contents": {"type": "list", "elements": "path", "default": []},
     "usage": {"type": "bool", "default": False},
 }
 _PLATFORMS = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
@@ -40,7 +42,7 @@ def node(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "system": system(),
         "base": base(base_prefix),
         "environments": environments(places, options["kernels_dir"]),
-        "files": {path: file(path) for path in options["files"]},
+        "files": {path: file(path, path in options["contents"]) for path in options["files"]},
         "usage": usage(places, options["usage"]),
         "disk": {path: disk(path) for path in (base_prefix, places.generations_dir)},
         "gpu": gpu(),
@@ -89,8 +91,8 @@ def usage(places: Places, asked: bool) -> dict[str, t.Any]:
     return {"generations_dir": places.generations_dir, "in_use": sorted(in_use(paths)) if asked else None}
 
 
-def file(path: str) -> dict[str, t.Any]:
-    """What *path* is, whose it is, and for a regular file the sha256 of its content."""
+def file(path: str, content: bool = False) -> dict[str, t.Any]:
+    """What *path* is, whose it is, and for a regular file the sha256 of its content, or all of it as *content*."""
     try:
         info = os.lstat(path)
     except OSError as error:
@@ -108,8 +110,16 @@ def file(path: str) -> dict[str, t.Any]:
     elif stat.S_ISDIR(info.st_mode):
         facts.update(state="directory")
     elif stat.S_ISREG(info.st_mode):
-        facts.update(state="file", sha256=sha256_of(path))
+        facts.update(state="file", **(_text(path) if content else {"sha256": sha256_of(path)}))
     return facts
+
+
+def _text(path: str) -> dict[str, str]:
+    """A file's content, as far as it is text, and its sum; both empty where it cannot be read."""
+    data = b""
+    with contextlib.suppress(OSError), open(path, "rb") as stream:
+        data = stream.read()
+    return {"sha256": hashlib.sha256(data).hexdigest(), "content": data.decode("utf-8", "replace")}
 
 
 def _name(lookup: t.Callable[[], str], number: int) -> str:

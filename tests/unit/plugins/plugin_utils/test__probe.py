@@ -38,6 +38,7 @@ def test_a_probe_sees_what_the_module_sees(node: Node, channel: Channel, python:
         "generations_dir": str(node.root / "generations"),
         "kernels_dir": "",
         "files": [str(node.link()), "/etc/passwd", '/nowhere/it\'s "here"\\n'],
+        "contents": ["/etc/passwd"],
         "usage": True,
     }
     done = run(python, _probe.script("_node.facts.node", options))
