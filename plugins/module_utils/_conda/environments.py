@@ -109,7 +109,8 @@ def look(places: Places, name: str) -> Environment:
         leftovers += (half_made(link),)
     unused: tuple[str, ...] = ()
     if not os.path.lexists(link):
-        finished = [path for path in places.generations(name) if finished_at(path) is not None and path not in leftovers]
+        there = (path for path in places.generations(name) if path not in leftovers)
+        finished = [path for path in there if finished_at(path) is not None]
         unused = tuple(sorted(set(finished) - in_use(finished)))
     return Environment(name, link, target, manifest, tuple(problems), leftovers, unused)
 
