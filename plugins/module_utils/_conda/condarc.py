@@ -42,7 +42,7 @@ def render(policy: t.Mapping[str, t.Any]) -> str:
     _check_channels(channels, allowed, alias)
 
     def same(names: list[str]) -> set[str]:
-        return {_url(name, alias) for name in names}
+        return {url_of(name, alias) for name in names}
 
     lines = [HEADER, "# Nothing can override a key marked final: no other condarc, no variable, no option."]
     # Where the allow-list has more than the default channels, people choose among them with -c or a condarc of their
@@ -86,8 +86,8 @@ def _check_channels(channels: list[str], allowed: list[str], alias: str) -> None
                 f"{option}: 'defaults' is switched off here, as it stands for channels under Anaconda's licence: "
                 "name a channel, or the URLs (https://repo.anaconda.com/pkgs/main) where you have that licence"
             )
-    known = {_url(name, alias) for name in allowed}
-    strays = [name for name in channels if known and _url(name, alias) not in known]
+    known = {url_of(name, alias) for name in allowed}
+    strays = [name for name in channels if known and url_of(name, alias) not in known]
     if strays:
         raise CondaError(
             f"miniconda_allowed_channels: it lacks {', '.join(strays)} of miniconda_channels, so conda would refuse "
@@ -95,7 +95,8 @@ def _check_channels(channels: list[str], allowed: list[str], alias: str) -> None
         )
 
 
-def _url(channel: str, alias: str) -> str:
+def url_of(channel: str, alias: str) -> str:
+    """The URL of a channel that is told as a URL, or as a name below *alias*."""
     url = channel if "://" in channel else f"{alias.rstrip('/')}/{channel}"
     return url.rstrip("/")
 
