@@ -142,7 +142,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         if self._written or self._pending:
             counts = {host: stats.summarize(host) for host in sorted(stats.processed)}
             told = {host: {key: count for key, count in found.items() if count} for host, found in counts.items()}
-            self._add({"event": "end", "hosts": told})
+            self._add(self._log, {"event": "end", "hosts": told})
         for listener in listeners(self.get_option("journal"), self.get_option("syslog")):
             try:
                 tell(self._log, listener)
@@ -158,16 +158,17 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         if self._log is None or task.check_mode or not (content.get("changed") or _half_done(content)):
             return
         if not self._written and not self._pending:
-            self._add({"event": "begin", "playbook": self._playbook, "limit": context.CLIARGS.get("subset") or ""})
-        self._add({"event": "change", "host": result.host.get_name(), **_change(task, content)})
+            self._add(
+                self._log, {"event": "begin", "playbook": self._playbook, "limit": context.CLIARGS.get("subset") or ""}
+            )
+        self._add(self._log, {"event": "change", "host": result.host.get_name(), **_change(task, content)})
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, log: Log, entry: Entry) -> None:
         """Write the entry, and what could not be written before it."""
-        assert self._log is not None
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         self._pending.append({"time": now, "run": self._run, "by": _person(), "on": socket.gethostname(), **entry})
         try:
-            self._log.append(self._pending)
+            log.append(self._pending)
         except AuditError as error:
             self._display.warning(str(error))
             return

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +48,15 @@ def lab_variables() -> dict[str, Any]:
     return dict(content)
 
 
-def start_playbook(name: str, *arguments: str, hosts: str = HOSTS) -> subprocess.Popen[str]:
-    """Start a playbook as the head of a process group of its own."""
+def start_playbook(
+    name: str, *arguments: str, hosts: str = HOSTS, report: str | Path | None = None
+) -> subprocess.Popen[str]:
+    """Start a playbook as the head of a process group of its own, with its drift report in the directory *report*."""
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(INVENTORY / hosts), *arguments]
     return subprocess.Popen(
         [*command, str(ROOT / "playbooks" / f"{name}.yml")],
         cwd=ROOT,
+        env={**os.environ, **({"GPU_CLUSTER_DRIFT_REPORT_DIRECTORY": str(report)} if report else {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -60,11 +65,25 @@ def start_playbook(name: str, *arguments: str, hosts: str = HOSTS) -> subprocess
     )
 
 
-def playbook(name: str, *arguments: str, hosts: str = HOSTS) -> tuple[int, str]:
+def playbook(
+    name: str, *arguments: str, hosts: str = HOSTS, report: str | Path | None = None
+) -> tuple[int, str]:
     """Run a playbook to its end: its exit code, and what it printed."""
-    process = start_playbook(name, *arguments, hosts=hosts)
+    process = start_playbook(name, *arguments, hosts=hosts, report=report)
     output, _nothing = process.communicate(timeout=600)
     return process.returncode, output
+
+
+def drift(*arguments: str, hosts: str = HOSTS, directory: str | Path | None = None) -> dict[str, list[dict[str, str]]]:
+    """What check.yml finds on each node, each of which it must have examined; its report may go to *directory*."""
+    with tempfile.TemporaryDirectory() as scratch:
+        code, output = playbook("check", *arguments, hosts=hosts, report=directory or scratch)
+        report = json.loads(Path(directory or scratch, "drift.json").read_text())
+    assert all(node["examined"] for node in report["hosts"].values()), output
+    found: dict[str, list[dict[str, str]]] = {name: node["findings"] for name, node in report["hosts"].items()}
+    remarks_only = all((one["severity"], one["fix"]) == ("warning", "human") for many in found.values() for one in many)
+    assert (code == 0) == remarks_only, output
+    return found
 
 
 def on_node(

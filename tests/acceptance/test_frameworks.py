@@ -97,8 +97,9 @@ def test_one_run_installs_them_and_a_second_changes_nothing(site: Site) -> None:
     assert code == 0, output
     assert re.search(rf"^{cluster.NODE} .* changed=0 ", output, re.MULTILINE), output
     assert f"{cluster.NODE}: remote module executions: 1\n" in output
-    code, output = site.playbook("check", conda_envs_verify="full")
+    code, output = site.playbook("site", conda_envs_verify="full")
     assert code == 0, output
+    assert re.search(rf"^{cluster.NODE} .* changed=0 ", output, re.MULTILINE), output
     assert cluster.snapshot() == before
     for name, (module, version, numpy) in FRAMEWORKS.items():
         prefix = f"/opt/envfleet/envs/{name}"
