@@ -7,4 +7,4 @@ cd "$(dirname "$0")/.."
 tree=.cache/typing/ansible_collections/envfleet
 mkdir -p "$tree"
 ln -sfn "$PWD" "$tree/gpu_cluster"
-MYPYPATH=.cache/typing:tests:tools .venv/bin/mypy "$tree/gpu_cluster/plugins" tests tools benchmarks "$@"
+MYPYPATH=.cache/typing:tests:tools:benchmarks .venv/bin/mypy "$tree/gpu_cluster/plugins" tests tools benchmarks "$@"
