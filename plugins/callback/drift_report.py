@@ -24,6 +24,9 @@ description:
   - A node that was unreachable, on which a task failed, or that nobody examined, is shown as that and never as clean.
   - What is new and what is gone is told by comparing each node with what the same playbook saw when it last examined
     it, so a run with C(--limit) loses nothing.
+  - With C(--check), a node that was examined in part when a play was stopped is unchecked too.
+  - With C(--limit), the metrics tell of the other nodes of the inventory what the last runs of the playbook saw. All
+    else is of the limited run alone.
   - A run that neither reports nor has C(--check) leaves everything as it is. Import roles and tasks that report rather
     than include them, so that this is known before the first node is reached.
 requirements:
@@ -74,13 +77,14 @@ from ..module_utils._conda.files import write_file
 from ..module_utils._node.findings import Finding
 from ..plugin_utils._drift_html import page
 from ..plugin_utils._drift_prometheus import metrics
-from ..plugin_utils._drift_report import FIXES, STATES, Archive, Document, Node, Past, Run, document
+from ..plugin_utils._drift_report import FIXES, STATES, Archive, Document, Node, Past, Run, document, with_others
 
 _REPORT = "envfleet.gpu_cluster.report_drift"
 #: They change the inventory of the run, and no node.
 _INVENTORY = {"ansible.builtin.add_host", "ansible.builtin.group_by"}
 #: How many nodes the terminal names.
 _NAMED = 5
+_STOPPED = "The run was stopped before all tasks had looked at this node."
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no types
@@ -99,7 +103,11 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         self._reports = self._check  #: whether this run is one that tells of drift
         self._plays: set[str] = set()
         self._hosts: set[str] = set()
+        self._inventory: set[str] = set()
         self._examined: set[str] = set()
+        self._looked_at: set[str] = set()  #: by tasks of the play that runs, with --check
+        self._is_stopped = False  #: that play
+        self._stopped: set[str] = set()  #: who may not have seen the end of a play
         self._findings: dict[str, list[Finding]] = collections.defaultdict(list)
         self._unreachable: dict[str, str] = {}
         self._failed: dict[str, str] = {}
@@ -111,11 +119,18 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
 
     def v2_playbook_on_play_start(self, play: t.Any) -> None:
         """A play begins, or the next batch of it. Its hosts are noted: those never reached must not be lost."""
+        self._end_play()
         reports = self._check or _has_report([*play.pre_tasks, *play.tasks, *play.post_tasks])
         if reports and str(play.hosts) not in self._plays:
             self._reports = True
             self._plays.add(str(play.hosts))
-            self._hosts.update(play.get_variable_manager().get_vars(play=play)["ansible_play_hosts_all"])
+            variables = play.get_variable_manager().get_vars(play=play)
+            self._hosts.update(variables["ansible_play_hosts_all"])
+            self._inventory.update(variables["groups"]["all"])
+
+    def v2_playbook_on_no_hosts_remaining(self) -> None:
+        """A play is stopped: its hosts have failed, or enough of them have."""
+        self._is_stopped = True
 
     def v2_runner_on_ok(self, result: t.Any) -> None:
         """A task succeeded; the items of a loop were told one by one."""
@@ -129,6 +144,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
             self._take(result)
         if ignore_errors:
             return
+        self._is_stopped |= _stops_all(result.task)
         outcomes = content.get("results", ()) if looped else [content]
         told = bool(outcomes) and all("drift_findings" in outcome for outcome in outcomes)
         if result.task.resolved_action == _REPORT and told:
@@ -138,6 +154,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
 
     def v2_runner_on_unreachable(self, result: t.Any) -> None:
         """A host could not be reached, whatever the play makes of that."""
+        self._is_stopped |= _stops_all(result.task)
         self._unreachable[result.host.get_name()] = f"Could not be reached for the task: {_stem(result.task)}"
 
     def v2_runner_item_on_ok(self, result: t.Any) -> None:
@@ -150,6 +167,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
 
     def v2_playbook_on_stats(self, stats: t.Any) -> None:
         """The run ends."""
+        self._end_play()
         if not self._reports:
             return
         run = Run(self._playbook, self._check, self._started, datetime.datetime.now(datetime.UTC))
@@ -177,7 +195,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
             told = document(run, nodes, past)
             archive.keep(told, {"drift.html": page(told, past.summaries)})
             name = f"drift_{re.sub('[^A-Za-z0-9]+', '_', run.title)}.prom"
-            write_file(os.path.join(self.get_option("metrics_directory") or directory, name), metrics(told))
+            whole = with_others(told, past, self._inventory) if context.CLIARGS.get("subset") else told
+            write_file(os.path.join(self.get_option("metrics_directory") or directory, name), metrics(whole))
         except OSError as error:
             self._display.warning(
                 f"the drift report cannot be written: {error.filename or directory}: {error.strerror}: let this user "
@@ -187,6 +206,12 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         for path in past.unreadable:
             self._display.warning(f"{path} is no drift report that this version can read: it is passed over")
         return told
+
+    def _end_play(self) -> None:
+        if self._is_stopped:
+            self._stopped |= self._looked_at
+        self._looked_at.clear()
+        self._is_stopped = False
 
     def _take(self, result: t.Any) -> None:
         host, task, content = result.host.get_name(), result.task, result.result
@@ -198,6 +223,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
                 self._findings[host] += [Finding(**finding) for finding in content["drift_findings"]]
         elif self._check and task.check_mode and not isinstance(task, Handler):
             self._examined.add(host)
+            self._looked_at.add(host)
             if content.get("changed") and task.resolved_action not in _INVENTORY:
                 self._findings[host].append(_of_task(task, content))
 
@@ -207,6 +233,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
             return Node("unreachable", self._unreachable[host], findings)
         if stats.failures.get(host) and (host in self._failed or host not in self._drift_failed):
             return Node("failed", self._failed.get(host, ""), findings)
+        if host in self._stopped:
+            return Node("unchecked", _STOPPED, findings)
         if findings:
             return Node("drifted", "", findings)
         return Node("clean" if host in self._examined else "unchecked")
@@ -220,6 +248,11 @@ def _has_report(tasks: t.Iterable[t.Any]) -> bool:
         else task.resolved_action == _REPORT
         for task in tasks
     )
+
+
+def _stops_all(task: t.Any) -> bool:
+    """Whether a failure of *task* on one host ends the play for all, which is told by nothing else."""
+    return bool(task.any_errors_fatal or task.run_once)
 
 
 def _of_task(task: t.Any, content: t.Mapping[str, t.Any]) -> Finding:

@@ -14,8 +14,8 @@ import typing as t
 
 from ._drift_report import FIXES, SEVERITIES, STATES, title
 
-#: The kinds of components that always have a series, so that a finding which goes away becomes a zero.
-_KINDS = ("base", "driver", "environment", "policy", "task", "toolkit")
+#: The first words of components that always have a series, so that a finding which goes away becomes a zero.
+_KINDS = ("base", "container", "driver", "environment", "policy", "task")
 #: How many other kinds have series of their own. The rest is told as other.
 _MORE_KINDS = 10
 

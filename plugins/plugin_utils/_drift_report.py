@@ -68,6 +68,7 @@ class Past:
     """What earlier runs left."""
 
     nodes: dict[str, Document] = dataclasses.field(default_factory=dict)  #: as each was last examined by such a run
+    last: dict[str, Document] = dataclasses.field(default_factory=dict)  #: as it was last told, examined or not
     summaries: list[Document] = dataclasses.field(default_factory=list)  #: of runs of all kinds, the newest first
     unreadable: list[str] = dataclasses.field(default_factory=list)  #: files that are no reports
 
@@ -117,6 +118,16 @@ def title(run: t.Mapping[str, t.Any]) -> str:
     return f"{run['playbook']} --check" if run["check"] else str(run["playbook"])
 
 
+def with_others(report: Document, past: Past, names: t.Collection[str]) -> Document:
+    """*report* with those nodes of *names* that it says nothing of, as they were last told.
+
+    What its run took, and what appeared and is gone, is still that of the one run.
+    """
+    others = {name: host for name, host in past.last.items() if name in names and name not in report["hosts"]}
+    hosts = {**report["hosts"], **others}
+    return {**report, "hosts": hosts, "summary": {**report["summary"], "hosts": _states(hosts)}}
+
+
 class Archive:
     """A directory of reports: one file for each run under runs/, and beside it those of the last run."""
 
@@ -144,7 +155,9 @@ class Archive:
             past.summaries.append(summary)
             if title(summary) == run.title:
                 for host, node in nodes.items():
-                    past.nodes.setdefault(host, node)
+                    past.last.setdefault(host, node)
+                    if node["examined"]:
+                        past.nodes.setdefault(host, node)
         return past
 
     def keep(self, content: Document, texts: t.Mapping[str, str]) -> None:
@@ -204,10 +217,9 @@ def _identity(finding: t.Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _summary(hosts: t.Mapping[str, Document], changes: t.Mapping[str, t.Sequence[Document]]) -> Document:
-    states = collections.Counter(host["state"] for host in hosts.values())
     findings = [finding for host in hosts.values() for finding in host["findings"]]
     return {
-        "hosts": {state: states[state] for state in STATES},
+        "hosts": _states(hosts),
         "findings": len(findings),
         "by_severity": _counts(SEVERITIES, (finding["severity"] for finding in findings)),
         "by_fix": _counts(FIXES, (finding["fix"] for finding in findings)),
@@ -216,13 +228,17 @@ def _summary(hosts: t.Mapping[str, Document], changes: t.Mapping[str, t.Sequence
     }
 
 
+def _states(hosts: t.Mapping[str, Document]) -> dict[str, int]:
+    return _counts(STATES, (host["state"] for host in hosts.values()))
+
+
 def _counts(keys: t.Iterable[str], found: t.Iterable[str]) -> dict[str, int]:
     counted = collections.Counter(found)
     return {key: counted[key] for key in keys}
 
 
 def _understood(content: t.Any) -> tuple[Document, dict[str, Document]]:
-    """The summary of a report, and its examined nodes.
+    """The summary of a report, and its nodes.
 
     :raises ValueError, KeyError, TypeError, AttributeError: it is no report, or one of another version.
     """
@@ -239,9 +255,12 @@ def _understood(content: t.Any) -> tuple[Document, dict[str, Document]]:
         "gone": int(summary["gone"]),
     }
     nodes = {
-        name: {"state": str(host["state"]), "findings": [_finding(finding) for finding in host["findings"]]}
+        name: {
+            "state": str(host["state"]),
+            "examined": bool(host["examined"]),
+            "findings": [_finding(finding) for finding in host["findings"]],
+        }
         for name, host in content["hosts"].items()
-        if host["examined"]
     }
     return told, nodes
 

@@ -65,9 +65,7 @@ def start_playbook(
     )
 
 
-def playbook(
-    name: str, *arguments: str, hosts: str = HOSTS, report: str | Path | None = None
-) -> tuple[int, str]:
+def playbook(name: str, *arguments: str, hosts: str = HOSTS, report: str | Path | None = None) -> tuple[int, str]:
     """Run a playbook to its end: its exit code, and what it printed."""
     process = start_playbook(name, *arguments, hosts=hosts, report=report)
     output, _nothing = process.communicate(timeout=600)

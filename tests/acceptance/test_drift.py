@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import jsonschema
+import prometheus_client.parser
 import pytest
+import yaml
 
 from acceptance import cluster
 
@@ -66,8 +69,10 @@ printf '%s\\n' '#!/bin/sh' 'echo "kind: nvidia.com/gpu # $(readlink -e /usr/lib/
     >/usr/bin/nvidia-ctk
 chmod 0755 /usr/bin/nvidia-ctk
 """
+ROLE = yaml.safe_load((cluster.ROOT / "roles/nvidia_driver/vars/main.yml").read_text())
 # What the role nvidia_driver writes beside the packages; to install those takes an archive, and is tested elsewhere.
-DRIVER_FILES = f"touch {PINS}"
+DRIVER_FILES = f"touch {PINS}; printf %s {shlex.quote(ROLE['__nvidia_driver_blacklist'])} >{BLACKLIST}"
+USER_SPACE = f"ln -sfn libcuda.so.{{}} /usr/lib/*-linux-gnu/libcuda.so.1; nvidia-ctk cdi generate --output={SPEC}"
 
 
 class Injury(NamedTuple):
@@ -118,7 +123,9 @@ ROUNDS: list[dict[str, list[Injury]]] = [
             of_drift(f"echo >>{LIBRARY}/this.py", f"{LIBRARY}/this.py", "changed: file of python 3.10"),
             of_drift(f"chmod 0666 {LIBRARY}/abc.py", f"{LIBRARY}/abc.py", "changed: file of python 3.10"),
             of_drift(f"chown alice {LIBRARY}/ast.py", f"{LIBRARY}/ast.py", "changed: file of python 3.10"),
-            of_drift(f"touch {LIBRARY}/sitecustomize.py", f"{LIBRARY}/sitecustomize.py", "unexpected: is in no package"),
+            of_drift(
+                f"touch {LIBRARY}/sitecustomize.py", f"{LIBRARY}/sitecustomize.py", "unexpected: is in no package"
+            ),
             of_drift("ln -sfn /bin/true bin/python3", "bin/python3", "changed: file of python 3.10"),
             of_drift("chmod 0777 bin", "bin", "changed: file of no package: expected directory 0755"),
             of_drift(f"rm -r {PACKAGES}/comm", f"{PACKAGES}/comm", "missing"),
@@ -134,7 +141,9 @@ ROUNDS: list[dict[str, list[Injury]]] = [
             of_drift("echo 'channels: [defaults]' >.condarc", ".condarc", "unexpected"),
             Injury(f"sed -i s/drift/other/ {KERNEL}/kernel.json", "environment drift", KERNEL, "kernel: leads to"),
             Injury(f"rm {ENVS}/gone", "environment gone", f"{ENVS}/gone", "absent"),
-            Injury(f"ln -sfn /nowhere {ENVS}/broken", "environment broken", f"{ENVS}/broken", "link: leads to /nowhere"),
+            Injury(
+                f"ln -sfn /nowhere {ENVS}/broken", "environment broken", f"{ENVS}/broken", "link: leads to /nowhere"
+            ),
             Injury(
                 f"ln -sfn $(ls -d /opt/envfleet/generations/older/* | grep -vx {{older}}) {ENVS}/older",
                 "environment older",
@@ -182,7 +191,10 @@ ROUNDS: list[dict[str, list[Injury]]] = [
             of_policy(f"echo >>{PROFILE}", PROFILE, "content"),
             of_policy(f"ln -sfn /bin/true {COMMAND}", COMMAND, "target /bin/true"),
             of_policy(
-                "echo 'solver: classic' >/etc/conda/condarc", "/etc/conda/condarc", "file", "human",
+                "echo 'solver: classic' >/etc/conda/condarc",
+                "/etc/conda/condarc",
+                "file",
+                "human",
                 "rm /etc/conda/condarc",
             ),
             of_policy(
@@ -194,15 +206,17 @@ ROUNDS: list[dict[str, list[Injury]]] = [
             ),
         ],
         GPU_NODE: [
-            of_driver(f"echo >>{BLACKLIST}", BLACKLIST, "content", f"sed -i '$d' {BLACKLIST}"),
+            of_driver(f"echo >>{BLACKLIST}", BLACKLIST, "content", DRIVER_FILES),
             of_driver(f"rm {PINS}", PINS, "absent", DRIVER_FILES),
             Injury("systemctl stop nvidia-persistenced", "driver", "persistence daemon", "not running"),
             of_driver("mkdir /sys/module/nouveau", "nouveau", "loaded: reboot needed", "rmdir /sys/module/nouveau"),
             of_toolkit(f"rm {SPEC}", SPEC, "absent"),
-            of_toolkit("mkdir -p /etc/cdi; cp -L /run/cdi/nvidia.yaml /etc/cdi/nvidia.yaml", "/etc/cdi/nvidia.yaml", "a second"),
+            of_toolkit(
+                "mkdir -p /etc/cdi; cp -L /run/cdi/nvidia.yaml /etc/cdi/nvidia.yaml", "/etc/cdi/nvidia.yaml", "a second"
+            ),
             of_toolkit(f"echo >>{SOURCE}", SOURCE, "content"),
             of_toolkit(f"chmod 0666 {KEY}", KEY, "mode 0666"),
-            of_toolkit("echo '{{}}' >/etc/docker/daemon.json", "/etc/docker/daemon.json", "without them"),
+            of_toolkit("echo '{}' >/etc/docker/daemon.json", "/etc/docker/daemon.json", "without them"),
         ],
     },
     {
@@ -211,17 +225,14 @@ ROUNDS: list[dict[str, list[Injury]]] = [
             of_policy(f"chown alice {CONDARC}", CONDARC, "owner alice"),
             of_policy(f"rm {PROFILE}", PROFILE, "absent"),
             of_policy(f"rm {COMMAND}; cp /bin/true {COMMAND}", COMMAND, "file"),
-            of_policy(
-                f"chmod 0777 {ENVS}", ENVS, "mode 0777", "human", f"chmod 0755 {ENVS}"
-            ),
         ],
         GPU_NODE: [
             # As an upgrade by hand leaves it, with a spec for containers that fits.
             of_driver(
-                f"cd /usr/lib/*-linux-gnu; ln -sfn libcuda.so.550.1.1 libcuda.so.1; nvidia-ctk cdi generate --output={SPEC}",
+                USER_SPACE.format("550.1.1"),
                 "user space",
                 "550.1.1",
-                f"cd /usr/lib/*-linux-gnu; ln -sfn libcuda.so.535.1.1 libcuda.so.1; nvidia-ctk cdi generate --output={SPEC}",
+                USER_SPACE.format("535.1.1"),
             ),
         ],
     },
@@ -248,12 +259,114 @@ ROUNDS: list[dict[str, list[Injury]]] = [
             of_policy(f"rm {CONDARC}", CONDARC, "absent"),
         ],
         GPU_NODE: [
-            of_driver(
+            Injury(
                 "rm /var/lib/dkms/nvidia/kernel-*",
+                "driver",
                 "kernel module for {kernel}",
                 "not built",
+                "human",
                 "ln -sfn 535.1.1/$(uname -r)/x86_64 /var/lib/dkms/nvidia/kernel-$(uname -r)-x86_64",
             ),
         ],
     },
 ]
+
+Found = list[tuple[str, str, str, str, str]]
+Check = Callable[[], Found]
+
+
+@pytest.fixture(scope="module")
+def places() -> Iterator[dict[str, dict[str, str]]]:
+    """Nodes that are as their inventory says, one with an older base and an older generation; and where things are."""
+    cluster.lab("up", "--fresh", "--inventory", str(cluster.INVENTORY / HOSTS))
+    cluster.on_node(f"{DRIVER}\n{DRIVER_FILES}", node=GPU_NODE)
+    installer = cluster.lab_variables()["lab_installers"][1]
+    older = {
+        **{f"miniconda_{name}": installer[name] for name in ("version",)},
+        **{f"miniconda_installer_{name}": installer[name] for name in ("url", "sha256")},
+        "conda_envs_shared": [{"name": "older", "lock": "envs/tools/conda-lock.yml"}],
+    }
+    site("--limit", NODE, "--extra-vars", json.dumps(older))
+    site()
+    generations = cluster.on_node(f"for link in {ENVS}/*; do echo ${{link##*/}} $(readlink -e $link); done", node=NODE)
+    kernel = cluster.on_node("uname -r", node=GPU_NODE).stdout.strip()
+    yield {NODE: dict(line.split() for line in generations.stdout.splitlines()), GPU_NODE: {"kernel": kernel}}
+    cluster.lab("down", "--inventory", str(cluster.INVENTORY / HOSTS))
+
+
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
+    """Run the check, and tell from its report what was found."""
+    monkeypatch.setenv("GPU_CLUSTER_DRIFT_REPORT_DIRECTORY", str(tmp_path))
+
+    def run() -> Found:
+        code, output = cluster.playbook("check", hosts=HOSTS)
+        report = json.loads((tmp_path / "drift.json").read_text())
+        jsonschema.validate(report, json.loads((cluster.ROOT / "docs/drift-report.schema.json").read_text()))
+        hosts = report["hosts"]
+        assert {name for name, host in hosts.items() if host["examined"]} == {NODE, GPU_NODE}, output
+        found = [(name, finding) for name, host in hosts.items() for finding in host["findings"]]
+        assert code == (2 if any((one["severity"], one["fix"]) != ("warning", "human") for _name, one in found) else 0)
+        text = (tmp_path / "drift_check.prom").read_text()
+        (family,) = (
+            family
+            for family in prometheus_client.parser.text_string_to_metric_families(text)
+            if family.name == "gpu_cluster_drift_findings"
+        )
+        assert sum(sample.value for sample in family.samples) == len(found)
+        return [(name, *(one[key] for key in ("component", "subject", "fix", "actual"))) for name, one in found]
+
+    return run
+
+
+def site(*arguments: str) -> None:
+    """Bring the nodes to their declared state, as far as that can be done."""
+    code, output = cluster.playbook("site", *arguments, hosts=HOSTS)
+    assert code == 0, output
+
+
+def at(places: dict[str, str], text: str) -> str:
+    """*text* with the places that it names."""
+    for name, place in places.items():
+        text = text.replace(f"{{{name}}}", place)
+    return text
+
+
+def differences(found: Found, expected: list[tuple[str, Injury]], places: dict[str, dict[str, str]]) -> list[str]:
+    """What was not found by just one finding, and the findings of nothing."""
+    missed, unexplained = [], list(found)
+    for node, injury in expected:
+        wanted = (node, injury.component, at(places[node], injury.subject), injury.fix)
+        match = next((one for one in unexplained if one[:4] == wanted and one[4].startswith(injury.actual)), None)
+        if match:
+            unexplained.remove(match)
+        else:
+            missed.append(f"not found: {wanted}: {injury.actual}")
+    return [*missed, *map(str, unexplained)]
+
+
+@pytest.mark.parametrize("injuries", ROUNDS, ids=["first", "second", "third", "fourth"])
+def test_each_is_found_once_and_corrected_where_a_run_may(
+    places: dict[str, dict[str, str]], check: Check, injuries: dict[str, list[Injury]]
+) -> None:
+    for node, generation in places.items():
+        if node == NODE:
+            found = cluster.on_node(
+                f"for link in {ENVS}/*; do echo ${{link##*/}} $(readlink -e $link); done", node=node
+            )
+            generation.update(dict(line.split() for line in found.stdout.splitlines()))
+        commands = [f"({at(generation, injury.command)})" for injury in injuries[node]]
+        cluster.on_node("set -e\n" + "\n".join(commands), node=node)
+    expected = [(node, injury) for node in injuries for injury in injuries[node]]
+    assert differences(check(), expected, places) == []
+    site()
+    left = [(node, injury) for node, injury in expected if injury.fix != "auto"]
+    assert differences(check(), left, places) == []
+    for node, injury in left:
+        cluster.on_node(at(places[node], injury.mend), node=node)
+    assert check() == []
+
+
+@pytest.mark.usefixtures("places")
+def test_nothing_is_found_on_a_clean_node(check: Check) -> None:
+    assert [check() for _run in range(10)] == [[]] * 10

@@ -33,6 +33,7 @@ def explain(prefix: str, recorded: t.Mapping[str, str], entries: t.Mapping[str, 
     nor is a byte-code file that a Python run by root has left.
     """
     records, problems = read_records(prefix)
+    unreadable = {problem.subject for problem in problems}
     distributions = read_distributions(prefix, records)[0]
     labels, sums = _owners([*records, *(one for one in distributions if one.directory in recorded)])
     foreign, claimed = _foreign_packages(
@@ -51,7 +52,7 @@ def explain(prefix: str, recorded: t.Mapping[str, str], entries: t.Mapping[str, 
         else:
             problems.append(Problem("missing", path, f"file of {labels.get(path, _ANONYMOUS)} is missing"))
     for path in sorted(recorded.keys() & entries.keys()):
-        if recorded[path] == entries[path] or (path in claimed and path not in labels):
+        if recorded[path] == entries[path] or path in unreadable or (path in claimed and path not in labels):
             continue
         if not _same_content(prefix, path, recorded[path], entries[path], sums):
             label = labels.get(path, _ANONYMOUS)
@@ -108,7 +109,9 @@ def _foreign_packages(
             claimed.add(path)
             with contextlib.suppress(CondaError):  # an unreadable record is a problem that is listed already
                 record = read_record(os.path.join(prefix, path))
-                problems.append(Problem("foreign", record.name, f"{record.label} was installed by hand with conda"))
+                problems.append(
+                    Problem("foreign", record.name, f"{record.label} was installed by hand with conda{_origin(record)}")
+                )
                 claimed.update(record.files)
     for found in distributions:
         tool = found.installer or "an unknown tool"
@@ -118,6 +121,11 @@ def _foreign_packages(
         claimed.update(found.files)
         claimed.update(f"{found.directory}/{name}" for name in os.listdir(os.path.join(prefix, found.directory)))
     return problems, _with_parents(claimed)
+
+
+def _origin(record: Record) -> str:
+    """Its channel, which may be one that nobody has allowed."""
+    return f" from {posixpath.dirname(posixpath.dirname(record.url))}" if record.url else ""
 
 
 def _with_parents(paths: set[str]) -> set[str]:

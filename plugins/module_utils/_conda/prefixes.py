@@ -150,16 +150,31 @@ def read_manifest(prefix: str) -> Manifest | None:
 
 def check(prefix: str, manifest: Manifest) -> list[Problem]:
     """What is different in *prefix* since it was finished: an empty list, after one walk, where nothing is."""
+    own = _check_own(prefix)
     listing = listing_of(prefix)
     if fingerprint(listing) == manifest.fingerprint:
-        return []
+        return own
     try:
         recorded = read_listing(prefix, manifest)
     except CondaError as error:
-        return [Problem("manifest", LISTING, str(error))]
+        return own or [Problem("manifest", LISTING, str(error))]
     from .explain import explain  # what reads records would cost each look, and few need it
 
-    return explain(prefix, recorded, entries_of(listing))
+    return own + explain(prefix, recorded, entries_of(listing))
+
+
+def _check_own(prefix: str) -> list[Problem]:
+    """What is wrong with the two files that the fingerprint does not tell of, as far as one look at each shows."""
+    problems = []
+    for path in (MANIFEST, LISTING):
+        try:
+            mode = os.lstat(os.path.join(prefix, path)).st_mode
+        except FileNotFoundError:
+            problems.append(Problem("manifest", path, "is missing"))
+            continue
+        if not stat.S_ISREG(mode) or mode & 0o022:
+            problems.append(Problem("manifest", path, f"is no file that only its owner can write: mode {mode:o}"))
+    return problems
 
 
 def behind(link: str, kind: str, home: str = "") -> tuple[str | None, Manifest | None, list[Problem]]:

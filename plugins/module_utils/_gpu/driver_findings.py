@@ -14,6 +14,7 @@ from . import branches
 from .versions import branch as branch_of
 
 NOT_RUNNING = "not running"
+_USER_SPACE = "user space"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +40,15 @@ def of_driver(node: t.Mapping[str, t.Any], wanted: Wanted) -> list[Finding]:
     gpu = node["gpu"]
     if not gpu["present"] or not wanted.anything:
         return []
-    findings = [*_of_version(gpu, wanted), *_of_module(gpu, wanted, node["system"]["architecture"])]
-    findings += [*_of_daemons(gpu), *_of_files(node, wanted), *_of_others(gpu)]
+    findings = [*_of_version(gpu, wanted)]
+    # All else is held against the user space, so another one would be told again and again.
+    if not findings or not gpu["user_space"]:
+        findings += [*_of_module(gpu, wanted, node["system"]["architecture"]), *_of_daemons(gpu)]
+    findings += [*_of_files(node, wanted), *_of_others(gpu)]
+    if gpu["reboot_needed"] and not any(one.fix == "drain" or one.subject == _USER_SPACE for one in findings):
+        findings.append(
+            Finding("driver", "node", "the installed driver in use", gpu["reboot_needed"], "warning", "drain")
+        )
     # What changes a driver that is loaded waits until nobody uses the node. To start a daemon needs no wait.
     waits = bool(gpu["module"]["loaded"]) and not wanted.drained
     return [
@@ -59,7 +67,7 @@ def is_wanted(version: str, wanted: Wanted) -> bool:
 def _of_version(gpu: t.Mapping[str, t.Any], wanted: Wanted) -> t.Iterator[Finding]:
     expected = wanted.version or f"branch {wanted.branch}"
     if not is_wanted(gpu["user_space"], wanted):
-        yield Finding("driver", "user space", expected, gpu["user_space"] or "absent")
+        yield Finding("driver", _USER_SPACE, expected, gpu["user_space"] or "absent")
 
 
 def _of_module(gpu: t.Mapping[str, t.Any], wanted: Wanted, machine: str) -> t.Iterator[Finding]:
@@ -105,5 +113,3 @@ def _of_files(node: t.Mapping[str, t.Any], wanted: Wanted) -> t.Iterator[Finding
 def _of_others(gpu: t.Mapping[str, t.Any]) -> t.Iterator[Finding]:
     for name in gpu["nouveau"]:
         yield Finding("driver", name, "not loaded", "loaded: reboot needed", fix="drain")
-    if gpu["reboot_needed"]:
-        yield Finding("driver", "node", "the installed driver in use", gpu["reboot_needed"], "warning", "drain")

@@ -60,15 +60,23 @@ def _identity_text(found: str, wanted: str) -> str:
 
 
 def of_files(node: t.Mapping[str, t.Any], files: t.Sequence[t.Mapping[str, t.Any]]) -> list[Finding]:
-    """Managed files and links, given as path with content or target, and mode, owner, group for a file."""
+    """Managed files and links, given as path with content or target, and mode, owner, group for a file.
+
+    A file that no run corrects has a fix and a severity of its own.
+    """
     findings = []
     for wanted in files:
         path = wanted["path"]
         found = node["files"][path]
         expected = _expected_file(wanted)
         differing = {key: found.get(key) for key, value in expected.items() if found.get(key) != value}
+        severity, fix = wanted.get("severity", "error"), wanted.get("fix", "auto")
         if found["state"] != expected["state"]:
-            findings.append(Finding("policy", path, _file_text(expected, expected), found["state"]))
+            # What somebody has put in a directory is not ours to remove.
+            fix = "human" if found["state"] in ("directory", "other") else fix
+            findings.append(
+                Finding("policy", path, _file_text(expected, expected), found["state"], severity=severity, fix=fix)
+            )
         elif differing:
             findings.append(Finding("policy", path, _file_text(expected, differing), _file_text(found, differing)))
     return findings

@@ -12,7 +12,7 @@ import os
 import subprocess
 import typing as t
 
-from ...module_utils._conda.files import remove_tree, replace_link
+from ...module_utils._conda.files import remove_tree, replace_link, sync_directory
 from .config import Git, ScheduleError
 
 #: How long git may take for one command, in seconds.
@@ -45,15 +45,32 @@ class Checkout:
         """
         os.makedirs(self._directory, exist_ok=True)
         try:
-            commit = self._fetch()
-            if commit != self.commit:
-                self._switch(commit)
+            try:
+                self._follow()
+            except ScheduleError:
+                if self._is_sound():
+                    raise
+                remove_tree(self._repository)
+                self._follow()
         except ScheduleError as error:
             if not os.path.isdir(self.path):
                 raise
             return str(error)
         self._remove_others()
         return ""
+
+    def _follow(self) -> None:
+        commit = self._fetch()
+        if commit != self.commit:
+            self._switch(commit)
+
+    def _is_sound(self) -> bool:
+        """Whether git can read all that is in the repository. One that lost something would fail for good."""
+        try:
+            self._run("-C", self._repository, "fsck", "--full", "--no-dangling", "--no-progress")
+        except ScheduleError:
+            return False
+        return True
 
     def _fetch(self) -> str:
         if not os.path.exists(os.path.join(self._repository, "HEAD")):
@@ -75,6 +92,7 @@ class Checkout:
         arguments = (f"--git-dir={self._repository}", f"--work-tree={made}", "checkout", "--force", "--quiet", commit)
         try:
             self._run(*arguments, "--", ".", GIT_INDEX_FILE=f"{made}.index")
+            _sync(made)
             os.rename(made, place)
         finally:
             for path in (made, f"{made}.index"):
@@ -95,7 +113,8 @@ class Checkout:
                         os.unlink(os.path.join(directory, name))
 
     def _run(self, *arguments: str, **environment: str) -> str:
-        command = ["git", "-c", "gc.autoDetach=false", "-c", "core.hooksPath=/dev/null", *arguments]
+        settings = ("gc.autoDetach=false", "core.hooksPath=/dev/null", "core.fsync=all")
+        command = ["git", *(word for setting in settings for word in ("-c", setting)), *arguments]
         try:
             done = subprocess.run(
                 command,
@@ -114,3 +133,16 @@ class Checkout:
         if done.returncode:
             raise ScheduleError(f"git failed: {done.stderr.strip()[-500:] or f'exit status {done.returncode}'}")
         return done.stdout
+
+
+def _sync(directory: str) -> None:
+    """Make all files in *directory* survive a power loss, which git does for its own files alone."""
+    for path, _folders, names in os.walk(directory):
+        for name in names:
+            if not os.path.islink(os.path.join(path, name)):
+                descriptor = os.open(os.path.join(path, name), os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        sync_directory(path)

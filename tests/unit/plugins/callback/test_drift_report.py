@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -198,6 +199,43 @@ def test_in_check_mode_a_task_that_would_change_is_a_finding(play: Play, drift: 
 
     play(tasks[4:5], "--check", hosts="one", play="site")
     assert states(drift) == {"one": "clean"}
+
+
+@pytest.mark.parametrize("keywords", [{"any_errors_fatal": True}, {"max_fail_percentage": 0}])
+def test_in_check_mode_a_node_that_was_examined_in_part_is_not_clean(
+    play: Play, drift: Path, keywords: dict[str, Any]
+) -> None:
+    tasks: Tasks = [
+        {"name": "Look", "ansible.builtin.file": {"path": "/", "state": "directory"}},
+        {"name": "Break", "ansible.builtin.fail": None, "when": "inventory_hostname == 'broken'"},
+        {"name": "Look on", "ansible.builtin.file": {"path": "/", "state": "directory"}},
+    ]
+    play(tasks, "--check", hosts="one,broken", play="site", **keywords)
+    assert states(drift) == {"broken": "failed", "one": "unchecked"}
+    # Where the play goes on without it, the others are examined to the end.
+    play(tasks, "--check", hosts="one,broken", play="site")
+    assert states(drift) == {"broken": "failed", "one": "clean"}
+
+
+def test_a_limited_run_leaves_the_metrics_of_the_other_nodes(play: Play, drift: Path) -> None:
+    tasks: Tasks = [
+        {"name": "Look", "ansible.builtin.ping": None, "when": "inventory_hostname == 'gone'"},
+        report(FINDING, when="inventory_hostname == 'two'"),
+        report(when="inventory_hostname == 'one'"),
+    ]
+    # A node that has left the inventory is in the metrics no more.
+    play([report(FINDING)], hosts="removed")
+    play(tasks, hosts="one,two,gone")
+    play([report()], "--limit=one", hosts="one,two,gone")
+    assert states(drift) == {"one": "clean"}
+    text = (drift / "drift_check.prom").read_text()
+    found = dict(re.findall(r'^gpu_cluster_drift_hosts{playbook="check",state="(\w+)"} (\d+)$', text, re.MULTILINE))
+    assert found == {"unreachable": "1", "failed": "0", "drifted": "1", "unchecked": "0", "clean": "1"}
+    assert 'component="base",severity="error",fix="auto"} 1\n' in text
+    # Without a limit, the run is all there is to tell of.
+    play([report()], hosts="one,two")
+    found = dict(re.findall(r'state="(\w+)"} ([1-9])$', (drift / "drift_check.prom").read_text(), re.MULTILINE))
+    assert found == {"clean": "2"}
 
 
 def test_a_run_that_looks_at_nothing_leaves_the_report_alone(play: Play, drift: Path) -> None:

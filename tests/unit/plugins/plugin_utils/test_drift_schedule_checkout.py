@@ -112,3 +112,33 @@ def test_half_made_repository_is_made_anew(tmp_path: Path, site: Site) -> None:
     this = checkout(tmp_path, site.path)
     assert this.update() == ""
     assert this.commit == first
+
+
+def test_repository_that_lost_what_was_in_it_is_fetched_anew(tmp_path: Path, site: Site) -> None:
+    first = site.commit(hosts="one", same="x")
+    checkout(tmp_path, site.path).update()
+    second = site.commit(hosts="two", same="x")
+    for path in (tmp_path / "project" / "repository.git" / "objects").glob("[0-9a-f][0-9a-f]/*"):
+        path.chmod(0o644)
+        path.write_bytes(b"")  # as a power loss leaves a file
+
+    away = checkout(tmp_path, tmp_path / "gone")
+    assert "git failed" in away.update()
+    assert (away.commit, files(away)) == (first, {"hosts": "one", "same": "x"})
+
+    this = checkout(tmp_path, site.path)
+    assert this.update() == ""
+    assert (this.commit, files(this)) == (second, {"hosts": "two", "same": "x"})
+
+
+def test_blob_that_was_lost_is_fetched_anew(tmp_path: Path, site: Site) -> None:
+    site.commit(hosts="one", same="x")
+    this = checkout(tmp_path, site.path)
+    this.update()
+    blob = site.git("rev-parse", "HEAD:same")
+    second = site.commit(hosts="two", same="x")
+    lost = tmp_path / "project" / "repository.git" / "objects" / blob[:2] / blob[2:]
+    lost.chmod(0o644)
+    lost.write_bytes(b"")
+    assert this.update() == ""
+    assert (this.commit, files(this)) == (second, {"hosts": "two", "same": "x"})

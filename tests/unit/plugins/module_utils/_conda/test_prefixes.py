@@ -109,7 +109,8 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]]]] = {
         both(lambda p: (p / "bin/__pycache__").mkdir(), lambda p: (p / "bin/__pycache__/x.pyc").touch()),
         [],
     ),
-    "listing alone": (lambda p: (p / prefixes.LISTING).unlink(), []),
+    "listing alone": (lambda p: (p / prefixes.LISTING).unlink(), [("manifest", prefixes.LISTING)]),
+    "manifest for all to write": (lambda p: (p / prefixes.MANIFEST).chmod(0o666), [("manifest", prefixes.MANIFEST)]),
 }
 
 
