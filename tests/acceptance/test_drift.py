@@ -210,10 +210,10 @@ ROUNDS: list[dict[str, list[Injury]]] = [
             of_driver(f"rm {PINS}", PINS, "absent", DRIVER_FILES),
             Injury("systemctl stop nvidia-persistenced", "driver", "persistence daemon", "not running"),
             of_driver("mkdir /sys/module/nouveau", "nouveau", "loaded: reboot needed", "rmdir /sys/module/nouveau"),
-            of_toolkit(f"rm {SPEC}", SPEC, "absent"),
             of_toolkit(
                 "mkdir -p /etc/cdi; cp -L /run/cdi/nvidia.yaml /etc/cdi/nvidia.yaml", "/etc/cdi/nvidia.yaml", "a second"
             ),
+            of_toolkit(f"rm {SPEC}", SPEC, "absent"),
             of_toolkit(f"echo >>{SOURCE}", SOURCE, "content"),
             of_toolkit(f"chmod 0666 {KEY}", KEY, "mode 0666"),
             of_toolkit("echo '{}' >/etc/docker/daemon.json", "/etc/docker/daemon.json", "without them"),
@@ -282,15 +282,13 @@ def places() -> Iterator[dict[str, dict[str, str]]]:
     cluster.on_node(f"{DRIVER}\n{DRIVER_FILES}", node=GPU_NODE)
     installer = cluster.lab_variables()["lab_installers"][1]
     older = {
-        **{f"miniconda_{name}": installer[name] for name in ("version",)},
+        "miniconda_version": installer["version"],
         **{f"miniconda_installer_{name}": installer[name] for name in ("url", "sha256")},
-        "conda_envs_shared": [{"name": "older", "lock": "envs/tools/conda-lock.yml"}],
+        "conda_envs_shared": [{"name": "older", "lock": "envs/small/conda-lock-older.yml"}],
     }
     site("--limit", NODE, "--extra-vars", json.dumps(older))
     site()
-    generations = cluster.on_node(f"for link in {ENVS}/*; do echo ${{link##*/}} $(readlink -e $link); done", node=NODE)
-    kernel = cluster.on_node("uname -r", node=GPU_NODE).stdout.strip()
-    yield {NODE: dict(line.split() for line in generations.stdout.splitlines()), GPU_NODE: {"kernel": kernel}}
+    yield {NODE: generations(), GPU_NODE: {"kernel": cluster.on_node("uname -r", node=GPU_NODE).stdout.strip()}}
     cluster.lab("down", "--inventory", str(cluster.INVENTORY / HOSTS))
 
 
@@ -325,6 +323,12 @@ def site(*arguments: str) -> None:
     assert code == 0, output
 
 
+def generations() -> dict[str, str]:
+    """Where each name on the node leads to."""
+    found = cluster.on_node(f"cd {ENVS}; for name in *; do echo $name $(readlink -e $name); done", node=NODE)
+    return dict(line.split() for line in found.stdout.splitlines())
+
+
 def at(places: dict[str, str], text: str) -> str:
     """*text* with the places that it names."""
     for name, place in places.items():
@@ -349,12 +353,8 @@ def differences(found: Found, expected: list[tuple[str, Injury]], places: dict[s
 def test_each_is_found_once_and_corrected_where_a_run_may(
     places: dict[str, dict[str, str]], check: Check, injuries: dict[str, list[Injury]]
 ) -> None:
+    places[NODE] = generations()
     for node, generation in places.items():
-        if node == NODE:
-            found = cluster.on_node(
-                f"for link in {ENVS}/*; do echo ${{link##*/}} $(readlink -e $link); done", node=node
-            )
-            generation.update(dict(line.split() for line in found.stdout.splitlines()))
         commands = [f"({at(generation, injury.command)})" for injury in injuries[node]]
         cluster.on_node("set -e\n" + "\n".join(commands), node=node)
     expected = [(node, injury) for node in injuries for injury in injuries[node]]

@@ -43,12 +43,16 @@ def explain(prefix: str, recorded: t.Mapping[str, str], entries: t.Mapping[str, 
     )
     removed = recorded.keys() - entries.keys()
     added = entries.keys() - recorded.keys()
+    replaced = {path for path in recorded.keys() & entries.keys() if _was_directory(recorded[path], entries[path])}
     for path in sorted(removed):
-        if is_cached_bytecode(path) or (path not in labels and _below(path, removed)):
+        if is_cached_bytecode(path) or _below(path, removed | replaced):
             continue
-        if path.endswith(".dist-info") and not any(owned.startswith(f"{path}/") for owned in labels):
+        owned = sorted({label for file, label in labels.items() if file.startswith(f"{path}/")})
+        if path.endswith(".dist-info") and not owned:
             name, _dash, version = posixpath.basename(path)[: -len(".dist-info")].partition("-")
             problems.append(Problem("missing", path, f"{name} {version} pypi was removed by hand"))
+        elif owned:
+            problems.append(Problem("missing", path, f"directory of {', '.join(owned)} is missing"))
         else:
             problems.append(Problem("missing", path, f"file of {labels.get(path, _ANONYMOUS)} is missing"))
     for path in sorted(recorded.keys() & entries.keys()):
@@ -81,6 +85,11 @@ def _owners(owners: t.Iterable[Record | Distribution]) -> tuple[dict[str, str], 
 def _below(path: str, changed: t.Collection[str]) -> bool:
     """Is a directory above *path* new, or gone, too? Then that is what there is to tell."""
     return posixpath.dirname(path) in changed
+
+
+def _was_directory(recorded: str, current: str) -> bool:
+    """Is something else there, by two lines of the listing, where a directory was?"""
+    return recorded.startswith("4") and not current.startswith("4")
 
 
 def _same_content(prefix: str, path: str, recorded: str, current: str, sums: t.Mapping[str, t.Collection[str]]) -> bool:

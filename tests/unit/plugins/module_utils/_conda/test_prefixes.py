@@ -84,10 +84,8 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]]]] = {
     "file made a link": (lambda p: replace(p / "bin/tool", lambda x: x.symlink_to("x")), [("changed", "bin/tool")]),
     "file made a pipe": (lambda p: replace(p / "bin/tool", os.mkfifo), [("changed", "bin/tool")]),
     "file made a directory": (lambda p: replace(p / "bin/tool", Path.mkdir), [("changed", "bin/tool")]),
-    "directory made a file": (
-        lambda p: replace(p / "bin", Path.touch),
-        [("missing", "bin/link"), ("missing", "bin/tool"), ("changed", "bin")],
-    ),
+    "directory made a file": (lambda p: replace(p / "bin", Path.touch), [("changed", "bin")]),
+    "tree removed": (lambda p: shutil.rmtree(p / "lib"), [("missing", "lib")]),
     "listing removed": (
         both(lambda p: (p / prefixes.LISTING).unlink(), lambda p: (p / "x").touch()),
         [("manifest", prefixes.LISTING)],
