@@ -153,7 +153,7 @@ def quiet(node: str) -> None:
 
 def waiting(condition: str) -> str:
     """A command that ends when *condition* is so, and fails when that takes too long."""
-    return f"timeout 120 sh -c {shlex.quote(f'until {condition} >/dev/null 2>&1; do sleep 0.2; done')}"
+    return f"timeout 280 sh -c {shlex.quote(f'until {condition} >/dev/null 2>&1; do sleep 0.2; done')}"
 
 
 def run(node: str) -> dict[str, Any]:
