@@ -24,6 +24,7 @@ endif
 needs_lab := $(if $(filter $(DEMO),$(INVENTORY)),lab)
 playbook = ansible-playbook -i '$(INVENTORY)' $(if $(LIMIT),--limit '$(LIMIT)') $(ARGS)
 lab = PYTHONPATH=tests python -m lab
+BENCH ?= environments fleet scale pull rollout
 
 .PHONY: help
 help: ## list the targets
@@ -34,6 +35,7 @@ help: ## list the targets
 	@echo '  INVENTORY=PATH   the inventory to work on (default: $(DEMO), which brings its own nodes)'
 	@echo '  LIMIT=PATTERN    only these hosts          ARGS="..."   more arguments for ansible-playbook, pytest or molecule'
 	@echo '  SCENARIO=NAME    only this scenario        PYTHON=PATH  the Python that .venv is made with'
+	@echo '  BENCH=NAME       only this benchmark, of benchmarks/NAME.py'
 
 .PHONY: setup
 setup: ## make .venv: Ansible and the tools, exactly as locked
@@ -103,8 +105,8 @@ test: setup ## everything, the quick parts first, up to the first failure
 	@tools/run_steps.sh lint unit docs-check build sanity site check molecule acceptance
 
 .PHONY: bench
-bench: setup ## what looking, installing and switching cost; with CONDA_EXE=PATH beside that conda
-	@PYTHONPATH=tests python benchmarks/environments.py $(ARGS)
+bench: site ## what everything costs, in ratios; with CONDA_EXE=PATH beside that conda
+	@for name in $(BENCH); do printf '\n== %s\n' "$$name"; PYTHONPATH=tests python "benchmarks/$$name.py" $(ARGS); done
 
 .PHONY: lock
 lock: setup ## lock requirements-dev.in for all supported Pythons (ARGS=--upgrade: newer versions)
