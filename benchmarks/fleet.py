@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -28,6 +29,18 @@ WAYS = {
     "site.yml": ("ansible-playbook", "playbooks/site.yml"),
     "the usual way": ("ansible-playbook", "benchmarks/usual_way.yml"),
 }
+SETTINGS: dict[str, dict[str, str]] = {
+    "as ansible.cfg has it": {},
+    "without pipelining": {"ANSIBLE_PIPELINING": "False"},
+    "a new connection for each run": {"ANSIBLE_SSH_ARGS": "-o ControlPath=none"},
+    "5 forks": {"ANSIBLE_FORKS": "5"},
+    "strategy free": {"ANSIBLE_STRATEGY": "ansible.builtin.free"},
+    "strategy host_pinned": {"ANSIBLE_STRATEGY": "ansible.builtin.host_pinned"},
+}
+"""What is tried with check.yml, by the environment of Ansible. Mitogen is one more where ANSIBLE_STRATEGY_PLUGINS leads
+to it."""
+if "ANSIBLE_STRATEGY_PLUGINS" in os.environ:
+    SETTINGS["strategy mitogen_linear"] = {"ANSIBLE_STRATEGY": "mitogen_linear"}
 
 
 class Fleet:
@@ -52,11 +65,11 @@ class Fleet:
         first = ["inspect", "--format", "{{.State.Pid}}", *(node.container for node in found.nodes)]
         self._containers = [int(pid) for pid in podman.run(*first).split()]
 
-    def cost(self, way: str) -> float:
+    def cost(self, way: str, setting: str = "as ansible.cfg has it") -> float:
         """CPU seconds of one run."""
         before = self._spent()
         program, *arguments = WAYS[way]
-        run(ansible(program, self.inventory, *arguments))
+        run(ansible(program, self.inventory, *arguments), SETTINGS[setting])
         return self._spent() - before
 
     def ways(self) -> dict[str, Callable[[], float]]:
@@ -92,6 +105,10 @@ def main() -> None:
                 print(f"  {way + ' / ansible -m ping':<40} {told(costs, base)}", flush=True)
             if size == options.sizes[0]:
                 count(fleet)
+                print("\nCPU time of check.yml with other settings")
+                tried = compared({name: partial(fleet.cost, "check.yml", name) for name in SETTINGS}, options.rounds)
+                for name, costs in tried.items():
+                    print(f"  {name:<40} {told(costs, tried['as ansible.cfg has it'])}", flush=True)
             fleet.close()
         small, large = options.sizes
         print(f"\nCPU time of one more node (from {small} to {large})")

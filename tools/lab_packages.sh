@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Install what the lab (tests/lab) needs from the system: a container engine with its network, debootstrap,
-# and what unit tests pack generations with.
+# what unit tests pack generations with, and a browser for the page of the drift report.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/lib.sh
 
-readonly packages=(podman runc netavark aardvark-dns iptables nftables debootstrap squashfs-tools)
+packages=(podman runc netavark aardvark-dns iptables nftables debootstrap squashfs-tools)
+# Elsewhere it is no package of apt's own, and the test of the page is skipped.
+if grep -qx ID=debian /etc/os-release; then packages+=(chromium); fi
 
 if ! command -v dpkg-query >/dev/null; then
   for program in podman debootstrap; do
