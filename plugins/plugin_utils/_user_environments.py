@@ -72,7 +72,9 @@ class Settings:
             name: _flag(name, values[name]) for name in ("conda_enabled", "user_site_enabled", "library_path_enabled")
         }
         shared = sorted(
-            str(one["name"]) for one in values["shared"] if (one.get("state") or "present") not in ("absent", "verified")
+            str(one["name"])
+            for one in values["shared"]
+            if (one.get("state") or "present") not in ("absent", "verified")
         )
         settings = cls(shared=tuple(shared), **texts, **lists, **flags)  # type: ignore[arg-type]  # by their kinds
         settings._check()
@@ -81,8 +83,8 @@ class Settings:
     def _check(self) -> None:
         if self.umask and self.umask not in _SYMBOLIC:
             raise SettingsError(
-                f"user_environments_umask: {self.umask!r} is none of {', '.join(_SYMBOLIC)}: write one of them in quotes, "
-                "or nothing to leave it to people"
+                f"user_environments_umask: {self.umask!r} is none of {', '.join(_SYMBOLIC)}: write one of them in "
+                "quotes, or nothing to leave it to people"
             )
         places = {"root": self.root, "motd_path": self.motd_path, "guide_path": self.guide_path}
         places |= {"conda_prefix": self.conda_prefix or "-"}
@@ -180,9 +182,7 @@ def _of_directories(found: t.Mapping[str, t.Any]) -> list[Finding]:
 def _posix(settings: Settings) -> str:
     """Must run in bash, dash and zsh, and under set -eu."""
     text = HEADER + f"# Login shells read it, and zsh and bash over ssh. A batch script in bash says: . {PROFILE}\n"
-    text += _session(
-        settings, 'if [ -z "${{ENVFLEET_SESSION-}}" ]; then', "    export {}={}", "    umask {}", end="fi"
-    )
+    text += _session(settings, 'if [ -z "${{ENVFLEET_SESSION-}}" ]; then', "    export {}={}", "    umask {}", end="fi")
     if not settings.conda_enabled:
         return text
     text += """\
@@ -212,9 +212,7 @@ if [ -r /etc/profile.d/envfleet-conda.sh ]; then
 
 
 def _fish(settings: Settings) -> str:
-    text = HEADER + _session(
-        settings, "if not set -q ENVFLEET_SESSION", "    set -gx {} {}", "    umask {}", end="end"
-    )
+    text = HEADER + _session(settings, "if not set -q ENVFLEET_SESSION", "    set -gx {} {}", "    umask {}", end="end")
     if not settings.conda_enabled:
         return text
     hook = f"{settings.conda_prefix}/etc/fish/conf.d/conda.fish"
@@ -301,7 +299,11 @@ def guide(settings: Settings) -> str:
     private = [path for path in settings.envs_dirs if _is_private(path)]
     caches = [path for path in settings.pkgs_dirs if _is_private(path)]
     loader = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
     )
     return loader.from_string(_GUIDE.read_text(encoding="utf-8")).render(
         settings=settings,

@@ -397,7 +397,9 @@ def env_remove(context: Context) -> None:
 def in_shell(context: Context) -> None:
     """`conda shell.posix activate NAME` and its like: print code for the shell to run."""
     if (language := shell.SHELLS.get(context.options.shell)) is None:
-        raise CondaError("CondaError", f"the stand-in knows these shells, not {context.options.shell}: {[*shell.SHELLS]}")
+        raise CondaError(
+            "CondaError", f"the stand-in knows these shells, not {context.options.shell}: {[*shell.SHELLS]}"
+        )
     config = context.config
     match context.options.words:
         case ["hook"]:

@@ -57,7 +57,9 @@ class Change:
         quote = shlex.quote if language is POSIX else str
         lines = [language.run.format(quote(script)) for script in self.before]
         lines += [language.unset.format(name) for name in self.unset]
-        lines += [f"{'set ' if language is CSH else ''}{name}={shlex.quote(value)}" for name, value in self.local.items()]
+        lines += [
+            f"{'set ' if language is CSH else ''}{name}={shlex.quote(value)}" for name, value in self.local.items()
+        ]
         lines += [language.exported(name, value) for name, value in self.export.items()]
         lines += [language.run.format(quote(script)) for script in self.after]
         return "".join(f"{line}{language.end}" for line in lines)
