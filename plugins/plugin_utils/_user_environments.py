@@ -71,11 +71,8 @@ class Settings:
         flags = {
             name: _flag(name, values[name]) for name in ("conda_enabled", "user_site_enabled", "library_path_enabled")
         }
-        shared = sorted(
-            str(one["name"])
-            for one in values["shared"]
-            if (one.get("state") or "present") not in ("absent", "verified")
-        )
+        named = [{"name": one} if isinstance(one, str) else one for one in values["shared"]]
+        shared = sorted(str(one["name"]) for one in named if one.get("state") != "absent")
         settings = cls(shared=tuple(shared), **texts, **lists, **flags)  # type: ignore[arg-type]  # by their kinds
         settings._check()
         return settings
@@ -264,12 +261,14 @@ source {hook} $argv:q
     if not settings.library_path_enabled:
         text += """\
 # What a module or a profile has put there would come before the libraries of an environment.
-if ($status == 0 && $#argv > 0 && $?LD_LIBRARY_PATH) then
+set envfleet_status = $status
+if ($envfleet_status == 0 && $#argv > 0 && $?LD_LIBRARY_PATH) then
     if ("$argv[1]" == activate && "$LD_LIBRARY_PATH" != "") then
         sh -c 'echo "conda activate: LD_LIBRARY_PATH is not taken along, it was $LD_LIBRARY_PATH" >&2'
         unsetenv LD_LIBRARY_PATH
     endif
 endif
+exit $envfleet_status
 """
     return text
 

@@ -24,7 +24,7 @@ def settings() -> dict[str, Any]:
         "pkgs_dirs": ["~/.conda/pkgs", "/opt/envfleet/pkgs"],
         "channels": ["conda-forge", "https://mirror.example/lab"],
         "channel_alias": "https://conda.anaconda.org",
-        "shared": [{"name": "ml"}, {"name": "old", "state": "absent"}, {"name": "bio", "state": "present"}],
+        "shared": ["ml", {"name": "old", "state": "absent"}, {"name": "bio", "state": "present"}],
         "conda_prefix": "/opt/conda",
         "conda_enabled": True,
         "umask": "0022",
