@@ -25,8 +25,6 @@ FISH = "/etc/fish/conf.d/envfleet-users.fish"
 #: Debian's tcsh reads the first directory, that of the RHEL family the second, each in every shell.
 CSH = ("/etc/csh/cshrc.d/envfleet-users.csh", "/etc/profile.d/envfleet-users.csh")
 CSH_CONDA = "/etc/envfleet/conda.csh"
-#: The files whose presence does not depend on settings.
-SHELL_FILES = (PROFILE, FISH, *CSH, CSH_CONDA)
 #: Around a block in a file of somebody else's, as ansible.builtin.blockinfile writes it.
 MARKER = "# {mark} envfleet.gpu_cluster (role user_environments)"
 #: What a umask takes away, for the shells that know it by symbols: so one that is stricter stays.
@@ -179,7 +177,7 @@ def _of_directories(found: t.Mapping[str, t.Any]) -> list[Finding]:
 def _posix(settings: Settings) -> str:
     """Must run in bash, dash and zsh, and under set -eu."""
     text = HEADER + f"# Login shells read it, and zsh and bash over ssh. A batch script in bash says: . {PROFILE}\n"
-    text += _session(settings, 'if [ -z "${{ENVFLEET_SESSION-}}" ]; then', "    export {}={}", "    umask {}", end="fi")
+    text += _session(settings, 'if [ -z "${ENVFLEET_SESSION-}" ]; then', "    export {}={}", "    umask {}", end="fi")
     if not settings.conda_enabled:
         return text
     text += """\
@@ -275,7 +273,7 @@ exit $envfleet_status
 
 def _session(settings: Settings, begin: str, export: str, umask: str, end: str) -> str:
     """Once in a session: what people change in it later is theirs."""
-    lines = [begin.replace("{{", "{").replace("}}", "}"), export.format("ENVFLEET_SESSION", 1)]
+    lines = [begin, export.format("ENVFLEET_SESSION", 1)]
     if settings.umask:
         lines.append(umask.format(_SYMBOLIC[settings.umask]))
     if not settings.user_site_enabled:

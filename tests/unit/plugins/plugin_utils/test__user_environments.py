@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.envfleet.gpu_cluster.plugins.plugin_utils import _user_environments as environments
 from ansible_collections.envfleet.gpu_cluster.plugins.plugin_utils._user_environments import SettingsError
 
@@ -172,6 +174,14 @@ def test_absent_wants_every_file_gone(settings: dict[str, Any]) -> None:
         file["path"] for file in environments.files(settings)
     }
     assert set(subjects(node_of(settings), gone)) == set(texts(settings))
+
+
+def test_the_role_looks_at_all_that_it_writes_and_knows_its_own_blocks(settings: dict[str, Any]) -> None:
+    role = Path(__file__).resolve().parents[4] / "roles/user_environments"
+    looked_at = yaml.safe_load((role / "vars/main.yml").read_text())["__user_environments_paths"]
+    fixed = texts(settings).keys() - {settings["motd_path"], settings["guide_path"]}
+    assert [path for path in fixed if f"'{path}'" not in looked_at] == []
+    assert f'marker: "{environments.MARKER}"' in (role / "tasks/files.yml").read_text()
 
 
 def test_directories_are_told_one_by_one_up_to_twenty(settings: dict[str, Any]) -> None:
