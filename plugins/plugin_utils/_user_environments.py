@@ -180,20 +180,16 @@ def _posix(settings: Settings) -> str:
     text += _session(settings, 'if [ -z "${ENVFLEET_SESSION-}" ]; then', "    export {}={}", "    umask {}", end="fi")
     if not settings.conda_enabled:
         return text
-    text += """\
-if [ -r /etc/profile.d/envfleet-conda.sh ]; then
+    hook = f"{settings.conda_prefix}/etc/profile.d/conda.sh"
+    text += f"""\
+if [ -r /etc/profile.d/envfleet-conda.sh ] && [ -r {hook} ]; then
     . /etc/profile.d/envfleet-conda.sh
 """
     if not settings.library_path_enabled:
         text += """\
     # What a module or a profile has put there would come before the libraries of an environment.
-    __envfleet_conda() { :; }
-    if [ -n "${BASH_VERSION-}" ]; then
-        eval "__envfleet_$(declare -f conda)"
-    elif [ -n "${ZSH_VERSION-}" ]; then
-        eval 'functions[__envfleet_conda]=$functions[conda]'
-    fi
-    if [ -n "${BASH_VERSION-}${ZSH_VERSION-}" ]; then
+    if [ -n "${BASH_VERSION-}${ZSH_VERSION-}" ] && typeset -f conda >/dev/null; then
+        eval "__envfleet_$(typeset -f conda)"
         conda() {
             __envfleet_conda "$@" || return
             if [ "${1-}" = activate ] && [ -n "${LD_LIBRARY_PATH-}" ]; then

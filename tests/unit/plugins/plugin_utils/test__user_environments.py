@@ -118,6 +118,31 @@ def test_a_session_begins_with_the_policy_once(settings: dict[str, Any]) -> None
     assert done.stdout.split() == ["0022", "1", "0077", "unset"]
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_base_that_is_away_or_read_twice_breaks_no_shell(
+    settings: dict[str, Any], tmp_path: Path, shell: str
+) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"no {shell} here; acceptance tests try it on a node")
+    hook, profile = tmp_path / "conda/etc/profile.d/conda.sh", tmp_path / "conda.sh"
+    hook.parent.mkdir(parents=True)
+    profile.write_text(f". {hook}\n")
+    settings["conda_prefix"] = str(tmp_path / "conda")
+    text = texts(settings)[environments.PROFILE].replace("/etc/profile.d/envfleet-conda.sh", str(profile))
+
+    def run(script: str) -> str:
+        command = [shell, *(["-f"] if shell == "zsh" else []), "-euc", script]
+        environment = {"PATH": "/usr/bin:/bin", "LD_LIBRARY_PATH": "/x"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout + done.stderr
+
+    assert run(text) == ""
+    hook.write_text("conda() { echo real $1; }\n")
+    shown = run(f"{text}\n{text}\nrm {hook}\n{text}\nconda list; conda activate x; echo ${{LD_LIBRARY_PATH-unset}}")
+    told = "conda activate: LD_LIBRARY_PATH is not taken along, it was /x"
+    assert sorted(shown.splitlines()) == sorted(["real list", "real activate", "unset", told])
+
+
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [
