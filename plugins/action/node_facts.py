@@ -65,7 +65,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no typ
 
     def _can_be_piped(self, told: dict[str, t.Any]) -> bool:
         """Does the node's Python read what we send, and does nothing in it mean something else here than there?"""
-        paths = [*(told.get(name) for name in _PATHS), *(told.get("files") or ()), *(told.get("contents") or ())]
+        root = (told.get("user_directories") or {}).get("root")
+        paths = [root, *(told.get(name) for name in _PATHS), *(told.get("files") or ()), *(told.get("contents") or ())]
         absolute = all(isinstance(path, str) and path.startswith("/") and "$" not in path for path in paths if path)
         here = self._task.delegate_to is None and not self._task.async_val
         return absolute and here and bool(self._is_pipelining_enabled("new", wrap_async=False))

@@ -45,6 +45,26 @@ options:
     type: bool
     default: false
     version_added: "0.1.0"
+  user_directories:
+    description: The directories that M(envfleet.gpu_cluster.user_directories) makes, to tell what is wrong with them.
+    type: dict
+    default: {}
+    suboptions:
+      root:
+        description: The directory that they are in. If empty, nothing is looked at.
+        type: path
+        default: ""
+      users:
+        description: Whose they are.
+        type: list
+        elements: str
+        default: []
+      groups:
+        description: Groups whose members they are of too.
+        type: list
+        elements: str
+        default: []
+    version_added: "0.1.0"
   findings:
     description:
       - Names of variables that say what has drifted when they are evaluated with the result of this task, under the
@@ -157,6 +177,17 @@ node:
         count: 0
         architectures: []
         nvswitch: false
+    user_directories:
+      description:
+        - What is wrong with the O(user_directories), by user, what is wrong with their root, and which of the users and
+          groups the node does not know. Nothing without a root.
+      type: dict
+      returned: always
+      sample:
+        root: /scratch/conda
+        problem:
+        unknown: []
+        wrong: {alice: {actual: absent, fix: auto}}
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -13,15 +13,31 @@ import os
 from . import _envfleet_pin
 from .files import write_file
 
-# Runs in every shell that activates the environment; conda has set CONDA_PREFIX and PATH to the name before.
-_ACTIVATION = """\
-# Written by envfleet.gpu_cluster: a shell stays in the generation that it activated.
+_HEADER = "# Written by envfleet.gpu_cluster: a shell stays in the generation that it activated.\n"
+# Run in every shell that activates the environment; conda has set CONDA_PREFIX and PATH to the name before.
+_ACTIVATION = {
+    "sh": """\
 if [ -n "${{CONDA_PREFIX:-}}" ] && [ "$CONDA_PREFIX" != '{prefix}' ]; then
     PATH=$(printf '%s' ":$PATH:" | sed -e "s|:$CONDA_PREFIX/|:{prefix}/|g" -e 's|^:||' -e 's|:$||')
     CONDA_PREFIX='{prefix}'
     export PATH CONDA_PREFIX
 fi
-"""
+""",
+    "fish": """\
+if set -q CONDA_PREFIX; and test "$CONDA_PREFIX" != '{prefix}'
+    set -gx PATH (string replace -r -- '^'(string escape --style=regex -- "$CONDA_PREFIX/") '{prefix}/' $PATH)
+    set -gx CONDA_PREFIX '{prefix}'
+end
+""",
+    "csh": """\
+if ($?CONDA_PREFIX) then
+    if ("$CONDA_PREFIX" != '{prefix}') then
+        setenv PATH "`printenv PATH | sed -e 's|^|:|' -e 's|:${{CONDA_PREFIX}}/|:{prefix}/|g' -e 's|^:||'`"
+        setenv CONDA_PREFIX '{prefix}'
+    endif
+endif
+""",
+}
 
 
 def pin(prefix: str) -> None:
@@ -34,4 +50,5 @@ def pin(prefix: str) -> None:
             write_file(os.path.join(packages, "zzz-envfleet-pin.pth"), "import _envfleet_pin\n")
     scripts = os.path.join(prefix, "etc/conda/activate.d")
     os.makedirs(scripts, mode=0o755, exist_ok=True)
-    write_file(os.path.join(scripts, "envfleet-pin.sh"), _ACTIVATION.format(prefix=prefix))
+    for shell, script in _ACTIVATION.items():
+        write_file(os.path.join(scripts, f"envfleet-pin.{shell}"), _HEADER + script.format(prefix=prefix))

@@ -21,6 +21,7 @@ from .._conda.environments import LAYOUT_OPTIONS, Places, look, names
 from .._conda.files import existing_parent, sha256_of
 from .._conda.usage import in_use
 from .._gpu.facts import gpu
+from . import user_directories
 
 #: How a module asks for what node() takes.
 OPTIONS = {
@@ -30,6 +31,7 @@ OPTIONS = {
     "files": {"type": "list", "elements": "path", "default": []},
     "contents": {"type": "list", "elements": "path", "default": []},
     "usage": {"type": "bool", "default": False},
+    "user_directories": {"type": "dict", "default": {}, "options": user_directories.OPTIONS},
 }
 _PLATFORMS = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
 
@@ -46,6 +48,7 @@ def node(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "usage": usage(places, options["usage"]),
         "disk": {path: disk(path) for path in (base_prefix, places.generations_dir)},
         "gpu": gpu(),
+        "user_directories": user_directories.look(options["user_directories"]),
     }
 
 

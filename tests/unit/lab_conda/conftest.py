@@ -83,7 +83,13 @@ class Conda:
 
 
 def tiny(
-    channel: Path, name: str, version: str, *depends: str, noarch: str | None = "python", build: str = "pyh_0"
+    channel: Path,
+    name: str,
+    version: str,
+    *depends: str,
+    noarch: str | None = "python",
+    build: str = "pyh_0",
+    entry_points: list[str] | None = None,
 ) -> Path:
     """A package of one file that holds its version, and of one that holds the prefix."""
     where = "site-packages" if noarch == "python" else "share"
@@ -95,7 +101,7 @@ def tiny(
         # rattler looks at the version alone; commands that run python get this machine's.
         entries.append(Entry("bin/python", f'#!/bin/sh\nexec {sys.executable} "$@"\n'.encode(), 0o755))
     index = index_of(name, version, build, depends, noarch=noarch) | {"license": "MIT"}
-    return write_package(channel, index, entries, entry_points=[] if noarch == "python" else None)
+    return write_package(channel, index, entries, entry_points=(entry_points or []) if noarch == "python" else None)
 
 
 @pytest.fixture(scope="session")
@@ -108,6 +114,7 @@ def channel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny(directory, "six", "1.17.0", "python >=2.7")
     tiny(directory, "attrs", "23.1.0", "python >=3.7")
     tiny(directory, "app", "1.0", "six >=1.17", "python")
+    tiny(directory, "tool", "1.0", "python", entry_points=["tool = tool:main"])
     write_repodata(directory)
     return directory
 

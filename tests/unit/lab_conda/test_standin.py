@@ -118,6 +118,14 @@ def test_records_are_readable_by_all_and_name_what_was_asked_for(conda: Conda, c
     assert not (conda.env("x") / "CACHEDIR.TAG").exists(), "backups would skip the environment"
 
 
+def test_nobody_else_can_write_to_what_is_installed(conda: Conda) -> None:
+    conda.ok("create", "-y", "-n", "x", "tool")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in conda.env("x").glob("bin/*")}
+    assert modes["tool"] == 0o755
+    found = [path for path in conda.env("x").rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o022]
+    assert found == []
+
+
 def test_history_has_condas_format(conda: Conda, channel: Path) -> None:
     conda.ok("create", "-y", "-n", "x", "six=1.16.0")
     conda.ok("install", "-y", "-n", "x", "six=1.17.0")
@@ -618,6 +626,58 @@ def test_activation(conda: Conda, shell: str) -> None:
         f"{x}/bin:{rest} 1 {x} x (x) >  it's x",
         f"{rest} 0 none none >  before none",
     ]
+
+
+@pytest.mark.parametrize(
+    ("shell", "extension", "expected"),
+    [
+        (
+            "fish",
+            "fish",
+            [
+                'set -gx PATH "{x}/bin" "/usr/bin" "/bin";',
+                'set -gx CONDA_PREFIX "{x}";',
+                'set -gx CONDA_SHLVL "1";',
+                'set -gx CONDA_DEFAULT_ENV "x";',
+                'set -gx CONDA_PROMPT_MODIFIER "(x) ";',
+                'set -gx CONDA_EXE "{root}/bin/conda";',
+                'set -gx CONDA_PYTHON_EXE "{root}/bin/python";',
+                'set -gx WORD "it\'s";',
+                'source "{x}/etc/conda/activate.d/hook.fish";',
+            ],
+        ),
+        (
+            "tcsh",
+            "csh",
+            [
+                "set prompt='(x) > ';",
+                'setenv PATH "{x}/bin:/usr/bin:/bin";',
+                'setenv CONDA_PREFIX "{x}";',
+                'setenv CONDA_SHLVL "1";',
+                'setenv CONDA_DEFAULT_ENV "x";',
+                'setenv CONDA_PROMPT_MODIFIER "(x) ";',
+                'setenv CONDA_EXE "{root}/bin/conda";',
+                'setenv CONDA_PYTHON_EXE "{root}/bin/python";',
+                'setenv WORD "it\'s";',
+                'source "{x}/etc/conda/activate.d/hook.csh";',
+            ],
+        ),
+    ],
+)
+def test_activation_of_shells_that_are_not_posix(conda: Conda, shell: str, extension: str, expected: list[str]) -> None:
+    conda.ok("create", "-y", "-n", "x", "six")
+    for name in (f"hook.{extension}", "hook.sh"):
+        path = conda.env("x") / "etc/conda/activate.d" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (conda.env("x") / "conda-meta" / "state").write_text(json.dumps({"version": 1, "env_vars": {"WORD": "it's"}}))
+    code = conda.ok(f"shell.{shell}", "activate", "x", prompt="> ")
+    assert code.splitlines() == [line.format(x=conda.env("x"), root=conda.root) for line in expected]
+    active = {"CONDA_PREFIX": str(conda.env("x")), "CONDA_SHLVL": "1", "PATH": f"{conda.env('x')}/bin:/usr/bin:/bin"}
+    left = conda.ok(f"shell.{shell}", "deactivate", **active)
+    unset = {"fish": "set -e CONDA_PREFIX; or true;", "tcsh": "unsetenv CONDA_PREFIX;"}
+    assert unset[shell] in left.splitlines()
+    assert f"{conda.env('x')}/bin" not in left
 
 
 def test_activation_keeps_the_name_of_a_link(conda: Conda) -> None:

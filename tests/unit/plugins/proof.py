@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from unit.plugins.conftest import Channel, Node
 
-_OURS = {"conda-meta/history", "conda-meta/frozen", "etc/conda/activate.d/envfleet-pin.sh"}
+_OURS = {"conda-meta/history", "conda-meta/frozen"}
+_OURS |= {f"etc/conda/activate.d/envfleet-pin.{shell}" for shell in ("sh", "fish", "csh")}
 _OURS_IN_A_LIBRARY = {"EXTERNALLY-MANAGED", "site-packages/_envfleet_pin.py", "site-packages/zzz-envfleet-pin.pth"}
 
 # What rattler keeps: unpacked packages, and locks for them and for all.

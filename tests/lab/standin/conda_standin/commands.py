@@ -396,24 +396,23 @@ def env_remove(context: Context) -> None:
 
 def in_shell(context: Context) -> None:
     """`conda shell.posix activate NAME` and its like: print code for the shell to run."""
-    if context.options.shell not in shell.SHELLS:
-        raise CondaError("CondaError", f"the stand-in knows POSIX shells only, not {context.options.shell}")
+    if (language := shell.SHELLS.get(context.options.shell)) is None:
+        raise CondaError(
+            "CondaError", f"the stand-in knows these shells, not {context.options.shell}: {[*shell.SHELLS]}"
+        )
+    config = context.config
     match context.options.words:
         case ["hook"]:
-            print(f". {shlex.quote(str(context.config.root / 'etc/profile.d/conda.sh'))}")
-        case ["activate"]:
-            print(
-                shell.activate(
-                    context.config, shell.find(context.config, context.config.text("default_activation_env"))
-                ).code(),
-                end="",
-            )
-        case ["activate", name]:
-            print(shell.activate(context.config, shell.find(context.config, name)).code(), end="")
+            places = {shell.POSIX: "profile.d/conda.sh", shell.CSH: "profile.d/conda.csh"}
+            place = config.root / "etc" / places.get(language, "fish/conf.d/conda.fish")
+            print(language.run.format(place))
+        case ["activate", *names] if len(names) < 2:
+            name = names[0] if names else config.text("default_activation_env")
+            print(shell.activate(config, shell.find(config, name), language).code(), end="")
         case ["deactivate"]:
-            print(shell.deactivate(context.config).code(), end="")
+            print(shell.deactivate(config, language).code(), end="")
         case ["reactivate"]:
-            print(shell.reactivate(context.config).code(), end="")
+            print(shell.reactivate(config, language).code(), end="")
         case words:
             raise CondaError("ArgumentError", f"cannot do this in a shell: {' '.join(words)}")
 

@@ -145,6 +145,10 @@ def link(prefix: Prefix, records: Sequence[Record], requested: Mapping[str, str]
                 "channel": Channel.of_package(record).url(record["subdir"]),
                 "fn": record["fn"],
             }
+            for entry in known["paths_data"]["paths"]:
+                # rattler lets the group write to these, whatever the umask.
+                if entry["path_type"] == "unix_python_entry_point":
+                    (prefix.path / entry["_path"]).chmod(0o777 & ~umask)
         if spec := requested.get(record["name"]):
             known |= {"requested_spec": spec, "requested_specs": [spec]}
         temporary = path.with_suffix(".new")

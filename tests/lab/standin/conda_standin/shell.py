@@ -1,4 +1,4 @@
-"""What `conda activate` and `conda deactivate` do to a shell, as POSIX shell code."""
+"""What `conda activate` and `conda deactivate` do to a shell, as code of that shell."""
 
 from __future__ import annotations
 
@@ -13,12 +13,38 @@ from .config import Config
 from .errors import CondaError
 from .prefix import Prefix, locate
 
-SHELLS = ("posix", "bash", "dash", "zsh", "ash")
+
+@dataclass(frozen=True)
+class Language:
+    """How a kind of shell says it. Like conda, only POSIX shells quote values against expansion."""
+
+    extension: str
+    run: str
+    unset: str
+    export: str
+    prompt: str
+    """The variable that holds the prompt, if any does."""
+    end: str = ";\n"
+
+    def exported(self, name: str, value: str) -> str:
+        if self is POSIX:
+            value = shlex.quote(value)
+        elif self is FISH and name == "PATH":
+            value = value.replace(os.pathsep, '" "')
+        return self.export.format(name, value)
+
+
+POSIX = Language(".sh", ". {}", "unset {}", "export {}={}", "PS1", end="\n")
+CSH = Language(".csh", 'source "{}"', "unsetenv {}", 'setenv {} "{}"', "prompt")
+FISH = Language(".fish", 'source "{}"', "set -e {}; or true", 'set -gx {} "{}"', "")
+SHELLS = dict.fromkeys(("posix", "bash", "dash", "zsh", "ash"), POSIX) | {"csh": CSH, "tcsh": CSH, "fish": FISH}
 
 
 @dataclass
 class Change:
     """A change of a shell's environment, in the order in which it happens."""
+
+    language: Language = POSIX
 
     before: list[str] = field(default_factory=list)
     unset: list[str] = field(default_factory=list)
@@ -27,12 +53,16 @@ class Change:
     after: list[str] = field(default_factory=list)
 
     def code(self) -> str:
-        lines = [f". {shlex.quote(script)}" for script in self.before]
-        lines += [f"unset {name}" for name in self.unset]
-        lines += [f"{name}={shlex.quote(value)}" for name, value in self.local.items()]
-        lines += [f"export {name}={shlex.quote(value)}" for name, value in self.export.items()]
-        lines += [f". {shlex.quote(script)}" for script in self.after]
-        return "".join(f"{line}\n" for line in lines)
+        language = self.language
+        quote = shlex.quote if language is POSIX else str
+        lines = [language.run.format(quote(script)) for script in self.before]
+        lines += [language.unset.format(name) for name in self.unset]
+        lines += [
+            f"{'set ' if language is CSH else ''}{name}={shlex.quote(value)}" for name, value in self.local.items()
+        ]
+        lines += [language.exported(name, value) for name, value in self.export.items()]
+        lines += [language.run.format(quote(script)) for script in self.after]
+        return "".join(f"{line}{language.end}" for line in lines)
 
 
 def find(config: Config, name: str) -> Prefix:
@@ -48,17 +78,17 @@ def find(config: Config, name: str) -> Prefix:
     return prefix
 
 
-def activate(config: Config, prefix: Prefix) -> Change:
+def activate(config: Config, prefix: Prefix, language: Language = POSIX) -> Change:
     """Enter an environment; what is active now is left, and remembered."""
     environ = config.environ
     level = _level(environ)
     current = environ.get("CONDA_PREFIX") if level else None
     if current == str(prefix.path):
-        return reactivate(config)
-    change = Change()
+        return reactivate(config, language)
+    change = Change(language)
     if current:
         left = Prefix(Path(current))
-        change.before = _scripts(left, "deactivate.d")
+        change.before = _scripts(left, "deactivate.d", language)
         change.unset = sorted(left.variables.keys() - prefix.variables.keys())
         change.export[f"CONDA_PREFIX_{level}"] = current
     _enter(config, change, prefix, level + 1, current)
@@ -67,15 +97,15 @@ def activate(config: Config, prefix: Prefix) -> Change:
     return change
 
 
-def deactivate(config: Config) -> Change:
+def deactivate(config: Config, language: Language = POSIX) -> Change:
     """Leave the active environment, for the one that was active before it."""
     environ = config.environ
     level = _level(environ)
     current = environ.get("CONDA_PREFIX")
     if not level or not current:
-        return Change()
+        return Change(language)
     left = Prefix(Path(current))
-    change = Change(before=_scripts(left, "deactivate.d"))
+    change = Change(language, before=_scripts(left, "deactivate.d", language))
     if level > 1:
         back = Prefix(Path(environ[f"CONDA_PREFIX_{level - 1}"]))
         change.unset = [f"CONDA_PREFIX_{level - 1}"]
@@ -83,7 +113,7 @@ def deactivate(config: Config) -> Change:
     else:
         change.unset = ["CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_PROMPT_MODIFIER"]
         change.export = {"PATH": _path(environ, current, None), "CONDA_SHLVL": "0"}
-        change.local = _prompt(config, "")
+        change.local = _prompt(config, "", language)
     for name in left.variables.keys() - change.export.keys():
         saved = f"__CONDA_SHLVL_{level - 1}_{name}"
         if saved in environ:
@@ -94,13 +124,13 @@ def deactivate(config: Config) -> Change:
     return change
 
 
-def reactivate(config: Config) -> Change:
+def reactivate(config: Config, language: Language = POSIX) -> Change:
     """Leave and enter the active environment, whose scripts may have changed."""
     level, current = _level(config.environ), config.environ.get("CONDA_PREFIX")
     if not level or not current:
-        return Change()
+        return Change(language)
     prefix = Prefix(Path(current))
-    change = Change(before=_scripts(prefix, "deactivate.d"))
+    change = Change(language, before=_scripts(prefix, "deactivate.d", language))
     _enter(config, change, prefix, level, current)
     return change
 
@@ -122,8 +152,8 @@ def _enter(config: Config, change: Change, prefix: Prefix, level: int, leaving: 
         "CONDA_PYTHON_EXE": str(config.root / "bin" / "python"),
         **prefix.variables,
     }
-    change.local = _prompt(config, modifier)
-    change.after = _scripts(prefix, "activate.d")
+    change.local = _prompt(config, modifier, change.language)
+    change.after = _scripts(prefix, "activate.d", change.language)
 
 
 def _level(environ: Mapping[str, str]) -> int:
@@ -131,8 +161,8 @@ def _level(environ: Mapping[str, str]) -> int:
     return int(value) if value.isdigit() else 0
 
 
-def _scripts(prefix: Prefix, folder: str) -> list[str]:
-    found = sorted(str(path) for path in (prefix.path / "etc" / "conda" / folder).glob("*.sh"))
+def _scripts(prefix: Prefix, folder: str, language: Language) -> list[str]:
+    found = sorted(str(path) for path in (prefix.path / "etc" / "conda" / folder).glob(f"*{language.extension}"))
     return found[::-1] if folder == "deactivate.d" else found
 
 
@@ -145,10 +175,10 @@ def _path(environ: Mapping[str, str], leaving: str | None, entering: Prefix | No
     return os.pathsep.join([str(entering.path / "bin"), *places] if entering else places)
 
 
-def _prompt(config: Config, modifier: str) -> dict[str, str]:
-    """PS1 with the modifier in place of the former one; a shell without prompt gets none."""
-    old = config.environ.get("PS1")
+def _prompt(config: Config, modifier: str, language: Language) -> dict[str, str]:
+    """The prompt with the modifier in place of the former one; a shell without prompt gets none."""
+    old = config.environ.get(language.prompt) if language.prompt else None
     if not old or not config.flag("changeps1"):
         return {}
     former = config.environ.get("CONDA_PROMPT_MODIFIER", "")
-    return {"PS1": modifier + re.sub(rf"\A{re.escape(former)}", "", old)}
+    return {language.prompt: modifier + re.sub(rf"\A{re.escape(former)}", "", old)}

@@ -40,7 +40,7 @@ def test_an_empty_node_has_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
     with audited() as audit:
         found = look(capsys, **options(tmp_path), files=[str(tmp_path / "condarc")])
     assert audit.events == []
-    assert list(found) == ["system", "base", "environments", "files", "usage", "disk", "gpu"]
+    assert list(found) == ["system", "base", "environments", "files", "usage", "disk", "gpu", "user_directories"]
     assert found["base"] == {
         "link": str(tmp_path / "conda"),
         "target": None,

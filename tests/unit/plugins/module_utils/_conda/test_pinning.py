@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -47,6 +48,25 @@ def test_an_activation_leads_path_and_prefix_to_the_generation(generation: Path,
     )
     assert f"PATH={expected.format(**places)}:/usr/bin" in done.stdout.splitlines()
     assert f"CONDA_PREFIX={generation}" in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(("shell", "options"), [("fish", ["--no-config"]), ("tcsh", ["-f"])])
+@pytest.mark.parametrize("active", [True, False])
+def test_shells_that_are_not_posix_stay_as_well(
+    generation: Path, shell: str, options: list[str], active: bool, tmp_path: Path
+) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"no {shell} here; acceptance tests try it on a node")
+    name = str(generation.parents[2] / "envs/ml")
+    script = tmp_path / "script"
+    extension = {"tcsh": "csh"}.get(shell, shell)
+    script.write_text(f"source {generation}/etc/conda/activate.d/envfleet-pin.{extension}\n/usr/bin/env\n")
+    environment = {"PATH": f"{name}x/bin:{name}/bin:/usr/bin:/bin", **({"CONDA_PREFIX": name} if active else {})}
+    done = subprocess.run([shell, *options, str(script)], env=environment, capture_output=True, text=True, check=True)
+    found = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    entered = str(generation) if active else name
+    assert found["PATH"] == f"{name}x/bin:{entered}/bin:/usr/bin:/bin"
+    assert found.get("CONDA_PREFIX") == (str(generation) if active else None)
 
 
 def test_a_shell_without_an_activation_is_left_alone(generation: Path) -> None:
