@@ -269,7 +269,7 @@ def forget(records: t.Iterable[Package | Record], cache: str) -> None:
 def protect_cached(records: t.Iterable[Package | Record], cache: str) -> None:
     """Let nobody but the owner write to these packages in the package cache, and nothing there be set-uid.
 
-    Not every file of it is a hard link into a prefix, whose modes sealing sees to: those that hold the prefix are copies.
+    Sealing sees to the modes in a prefix. Files with the path of the prefix in them are copied there, and not linked.
     """
     for top in _cached(records, cache):
         for folder, _folders, files in os.walk(top):
