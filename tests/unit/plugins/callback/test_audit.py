@@ -205,3 +205,13 @@ def test_a_syslog_that_was_stopped_is_told_all_later(control: Control) -> None:
     lines = (control.log / "audit.jsonl").read_text().splitlines()
     assert [line.partition(": ")[2] for line in told] == lines
     assert all(line.startswith("<85>envfleet-audit: ") for line in told)
+
+
+def test_a_log_that_cannot_be_written_keeps_nobody_from_looking(control: Control, root: Path) -> None:
+    assert control.play()[0] == 0
+    path = control.log / "audit.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    proof = ("--extra-vars", f"gpu_cluster_audit_directory={control.log}")
+    code, output = control.run(str(root / "playbooks" / "audit_proof.yml"), *proof)
+    assert code == 2, output
+    assert "after line number 4: 1 lines are missing at the end" in " ".join(output.split())
