@@ -18,9 +18,9 @@ description:
   - Each line has the sha256 of itself and of the line before it. So M(envfleet.gpu_cluster.audit_proof) finds every
     byte that was changed, and every line that is gone or out of order. Who may write to the directory can remove all of
     it, or write all of it anew; what journald and syslog have been told is out of reach there.
-  - A run that cannot write its log ends before it changes anything, but for the playbooks of this collection that only
-    look. What cannot be written later, because the disk is
-    full, say, is told on the terminal, and the run fails at its end.
+  - A run that cannot write its log ends before it changes anything. The playbooks of this collection that only look go
+    on. What cannot be written later, because the disk is full, say, is told on the terminal, and the run fails at its
+    end.
   - A journal or syslog that does not answer is told later what it missed.
   - Runs with C(--check) change nothing and leave nothing. Of a task with C(no_log) only the name gets into the log, and
     of arguments only a path.
@@ -30,7 +30,7 @@ options:
   directory:
     description:
       - The directory of the log on the control node, which must be there. Without it nothing is written.
-      - It should belong to whoever runs Ansible, with mode V(0750).
+      - It should belong to whoever runs Ansible, as the role P(envfleet.gpu_cluster.audit#role) makes it.
     type: path
     env:
       - name: GPU_CLUSTER_AUDIT_DIRECTORY

@@ -70,6 +70,14 @@ class Log:
         """The file that lines are added to."""
         return os.path.join(self.directory, _FILE)
 
+    @property
+    def last(self) -> int:
+        """The number of the last line, or 0 where nothing tells."""
+        try:
+            return self._head().last
+        except AuditError:
+            return 0
+
     def append(self, entries: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
         """Add a line for each of *entries*, all or none, and make them survive a power loss; the lines.
 

@@ -207,6 +207,18 @@ def test_a_syslog_that_was_stopped_is_told_all_later(control: Control) -> None:
     assert all(line.startswith("<85>envfleet-audit: ") for line in told)
 
 
+def test_a_log_that_was_begun_anew_is_told_from_its_first_line(control: Control) -> None:
+    with syslog() as (address, told):
+        assert control.play(syslog=address)[0] == 0
+        for path in control.log.glob("audit.*"):
+            path.unlink()
+        (control.place / "one").unlink()
+        assert control.play(syslog=address)[0] == 0
+    assert len(control.entries()) < 5
+    lines = (control.log / "audit.jsonl").read_text().splitlines()
+    assert [line.partition(": ")[2] for line in told][5:] == lines
+
+
 def test_a_log_that_cannot_be_written_keeps_nobody_from_looking(control: Control, root: Path) -> None:
     assert control.play()[0] == 0
     path = control.log / "audit.jsonl"
