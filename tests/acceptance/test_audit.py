@@ -404,3 +404,8 @@ def test_absent_takes_the_rules_away_and_leaves_the_logs(site: Site) -> None:
     ) == ("/var/log/envfleet")
     code, output = site.run(audit_rules_state="absent")
     assert " changed=0 " in output
+    # From nothing, too, the second run finds all as it should be.
+    on(NODE, "rm -r /etc/audit")
+    assert site.run()[0] == 0
+    code, output = site.run()
+    assert " changed=0 " in output
