@@ -111,6 +111,15 @@ def test_whatever_is_done_to_lines_is_found(data: st.DataObject, tmp_path_factor
     shutil.rmtree(directory)
 
 
+def test_a_line_that_was_moved_into_another_file_is_found(tmp_path: Path) -> None:
+    """The chain is whole, but whoever reads on from a number would go by the names of files, and miss it."""
+    log = written(tmp_path, 7, max_bytes=900)
+    one, other = (path.read_bytes().splitlines(keepends=True) for path in files(tmp_path)[:2])
+    files(tmp_path)[0].write_bytes(b"".join([*one, other[0]]))
+    files(tmp_path)[1].write_bytes(b"".join(other[1:]))
+    assert f"ends with line number {len(one) + 1}, which is not that in its name" in log.prove().problem
+
+
 def test_a_log_that_was_written_anew_is_found_by_what_others_were_told(tmp_path: Path) -> None:
     log = written(tmp_path)
     known = json.loads(log.append([{"host": "to be hidden"}])[0])["sum"]
