@@ -19,6 +19,12 @@ options:
     description: The directory of the log.
     type: path
     required: true
+  sum:
+    description:
+      - The sum of a line that journald or another machine was told of, which the log must have too. It finds what a
+        chain alone cannot, a log that was written anew from its first line.
+    type: str
+    default: ""
 extends_documentation_fragment:
   - envfleet.gpu_cluster.attributes
   - envfleet.gpu_cluster.attributes.read_only
@@ -28,6 +34,12 @@ EXAMPLES = r"""
 - name: Prove the log of the control node
   envfleet.gpu_cluster.audit_proof:
     directory: /var/log/envfleet
+  delegate_to: localhost
+
+- name: Prove that it still has what the machine for logs was told last
+  envfleet.gpu_cluster.audit_proof:
+    directory: /var/log/envfleet
+    sum: "{{ sum_at_the_log_host }}"
   delegate_to: localhost
 """
 
@@ -59,9 +71,12 @@ from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._audit.log im
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={"directory": {"type": "path", "required": True}}, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={"directory": {"type": "path", "required": True}, "sum": {"type": "str", "default": ""}},
+        supports_check_mode=True,
+    )
     try:
-        proof = Log(module.params["directory"]).prove()
+        proof = Log(module.params["directory"]).prove(module.params["sum"])
     except (AuditError, OSError) as error:
         module.fail_json(f"directory: the log cannot be read: {error}")
     told = {"lines": proof.lines, "first": proof.head.first, "last": proof.head.last, "sum": proof.head.sum}

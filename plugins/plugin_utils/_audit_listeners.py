@@ -55,6 +55,8 @@ def tell(log: Log, listener: Listener) -> None:
             last = int(stream.read())
     except (FileNotFoundError, ValueError):
         last = 0  # better told twice than never
+    if last > log.last:
+        last = 0  # the log was moved away, and another one begun
     found = list(log.after(last))
     if found:
         listener.send([line for _number, line in found])

@@ -70,6 +70,14 @@ class Log:
         """The file that lines are added to."""
         return os.path.join(self.directory, _FILE)
 
+    @property
+    def last(self) -> int:
+        """The number of the last line, or 0 where nothing tells."""
+        try:
+            return self._head().last
+        except AuditError:
+            return 0
+
     def append(self, entries: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
         """Add a line for each of *entries*, all or none, and make them survive a power loss; the lines.
 
@@ -93,26 +101,37 @@ class Log:
         self._write(lines, dataclasses.replace(head, last=number, sum=last))
         return lines
 
-    def prove(self) -> Proof:
-        """Read the log from its first line to its last."""
+    def prove(self, known_sum: str = "") -> Proof:
+        """Read the log from its first line to its last.
+
+        :param known_sum: of a line that must be in it, since somebody else was told of it.
+        """
         with self._exclusive():
             try:
                 head = self._head()
             except AuditError as error:
                 return Proof(0, Head(), str(error))
-            number, last, count = head.first - 1, "", 0
+            number, last, count, known = head.first - 1, "", 0, not known_sum
             for path in self._files():
                 with open(path, "rb") as stream:
                     for line_number, line in enumerate(stream, 1):
                         text = line.decode("utf-8", "surrogateescape")
                         problem = _problem(text, number + 1, last)
                         number, last, count = number + 1, _sum_in(text), count + 1
+                        known = known or last == known_sum
                         if not problem and number == head.last and last != head.sum:
                             problem = f"is another line than {_HEAD} says"
                         if problem:
                             return Proof(count - 1, head, f"{path}, line {line_number}: {problem}")
+                rotated = _ROTATED.fullmatch(os.path.basename(path))
+                if rotated and int(rotated[1]) != number:
+                    return Proof(count, head, f"{path}: ends with line number {number}, which is not that in its name")
         if number < head.last:
             return Proof(count, head, f"after line number {number}: {head.last - number} lines are missing at the end")
+        if not known:
+            return Proof(
+                count, head, f"no line has the sum {known_sum}: all was written anew, or that one was rotated away"
+            )
         return Proof(count, head)
 
     def after(self, number: int) -> t.Iterator[tuple[int, str]]:
@@ -121,7 +140,8 @@ class Log:
             rotated = _ROTATED.fullmatch(os.path.basename(path))
             if rotated and int(rotated[1]) <= number:
                 continue
-            with open(path, encoding="utf-8") as stream:
+            # Other bytes are somebody else's, and must not keep the rest from being told.
+            with open(path, encoding="ascii", errors="backslashreplace") as stream:
                 for line in stream:
                     with contextlib.suppress(ValueError, KeyError, TypeError):
                         found = int(json.loads(line)["number"])

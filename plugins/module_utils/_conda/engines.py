@@ -12,6 +12,7 @@ import inspect
 import json
 import os
 import re
+import stat
 import tempfile
 import time
 import typing as t
@@ -261,11 +262,30 @@ def require_archives(packages: t.Iterable[Package]) -> None:
 
 def forget(records: t.Iterable[Package | Record], cache: str) -> None:
     """Drop these packages from the package cache, for what is there cannot be trusted."""
+    for path in _cached(records, cache):
+        remove_tree(path)
+
+
+def protect_cached(records: t.Iterable[Package | Record], cache: str) -> None:
+    """Let nobody but the owner write to these packages in the package cache, and nothing there be set-uid.
+
+    Sealing sees to the modes in a prefix. Files with the path of the prefix in them are copied there, and not linked.
+    """
+    for top in _cached(records, cache):
+        for folder, _folders, files in os.walk(top):
+            for path in (folder, *(os.path.join(folder, name) for name in files)):
+                mode = os.lstat(path).st_mode
+                if mode & 0o7022 and not stat.S_ISLNK(mode):
+                    os.chmod(path, stat.S_IMODE(mode) & ~0o7022)
+
+
+def _cached(records: t.Iterable[Package | Record], cache: str) -> t.Iterator[str]:
+    """What there is of these packages in the package cache, which may be removed as it is told."""
     stems = tuple(_stem(record) for record in records)
     # mamba has a directory for each channel.
     for directory, folders, files in os.walk(cache if stems else ""):
         for name in [name for name in (*folders, *files) if name.startswith(stems)]:
-            remove_tree(os.path.join(directory, name))
+            yield os.path.join(directory, name)
         folders[:] = [name for name in folders if not os.path.isdir(os.path.join(directory, name, "info"))]
 
 

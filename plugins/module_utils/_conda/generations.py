@@ -17,7 +17,7 @@ import typing as t
 
 from . import construction, kernels, prefixes, wheels
 from .access import Access, lock_identity
-from .engines import Engine, forget, require_archives
+from .engines import Engine, forget, protect_cached, require_archives
 from .environments import Environment, Places, finished_at
 from .errors import CondaError
 from .files import free_bytes, half_made, remove_tree, replace_link, sync_directory, write_file
@@ -28,7 +28,7 @@ from .prefixes import Manifest
 from .problems import Problem
 from .processes import run
 from .records import Record, compare_files, compare_with_lock, read_distributions, read_records
-from .sealing import compare_variables, seal
+from .sealing import compare_variables, seal, tidy_modes
 from .usage import Elsewhere, in_use
 
 LEVELS = ("fast", "records", "full")
@@ -368,14 +368,12 @@ def _build(
     os.makedirs(os.path.dirname(prefix), mode=0o755, exist_ok=True)
     construction.begin(prefix)
     require_archives(lock.packages)
-    engine.install(lock.packages, prefix, cache)
-    damaged = _damaged(prefix, lock)
+    damaged = _install(todo, engine, cache)
     if damaged:
         # An edit in place of a file that is a hard link reaches the cache, and comes back from there.
         forget(damaged, cache)
         remove_tree(prefix)
-        engine.install(lock.packages, prefix, cache)
-        damaged = _damaged(prefix, lock)
+        damaged = _install(todo, engine, cache)
         if damaged:
             raise CondaError(f"{damaged[0].label} is damaged in its own archive: its files are not what its list says")
     wheels.install(lock, prefix, cache, sources or wheels.Sources())
@@ -396,6 +394,17 @@ def _mount(todo: Plan) -> None:
     construction.begin(todo.generation)
     todo.images.mount(todo.generation, todo.identity)
     construction.end(todo.generation)
+
+
+def _install(todo: Plan, engine: Engine, cache: str) -> list[Record]:
+    """Have the engine install the conda packages: those whose files are not what they must be.
+
+    An archive may have files that everybody can write to: they are closed before they are held against their sums.
+    """
+    engine.install(todo.lock.packages, todo.generation, cache)
+    protect_cached(todo.lock.packages, cache)
+    tidy_modes(todo.generation, todo.access)
+    return _damaged(todo.generation, todo.lock)
 
 
 def _damaged(prefix: str, lock: Lock) -> list[Record]:

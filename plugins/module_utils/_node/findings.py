@@ -60,7 +60,7 @@ def _identity_text(found: str, wanted: str) -> str:
 
 
 def of_files(node: t.Mapping[str, t.Any], files: t.Sequence[t.Mapping[str, t.Any]]) -> list[Finding]:
-    """Managed files and links, given as path with content or target, and mode, owner, group for a file.
+    """Managed files, directories and links, given as path with content, state or target, and mode, owner, group.
 
     A file that no run corrects has a fix and a severity of its own.
     """
@@ -87,13 +87,11 @@ def _expected_file(wanted: t.Mapping[str, t.Any]) -> dict[str, str]:
         return {"state": "absent"}
     if "target" in wanted:
         return {"state": "link", "target": wanted["target"]}
-    return {
-        "state": "file",
-        "sha256": hashlib.sha256(wanted["content"].encode("utf-8")).hexdigest(),
-        "mode": wanted.get("mode", "0644"),
-        "owner": wanted.get("owner", "root"),
-        "group": wanted.get("group", "root"),
-    }
+    whose = {"owner": wanted.get("owner", "root"), "group": wanted.get("group", "root")}
+    if wanted.get("state") == "directory":
+        return {"state": "directory", "mode": wanted.get("mode", "0755"), **whose}
+    content = hashlib.sha256(wanted["content"].encode("utf-8")).hexdigest()
+    return {"state": "file", "sha256": content, "mode": wanted.get("mode", "0644"), **whose}
 
 
 def _file_text(values: t.Mapping[str, str], keys: t.Collection[str]) -> str:

@@ -55,6 +55,7 @@ class Config:
     metrics_directory: str = ""
     keep_runs: int = 100
     notify_command: tuple[str, ...] = ()
+    audit_syslog: str = ""  #: who is told of changes besides the log and journald, as the callback audit takes it
     check_playbook: str = "envfleet.gpu_cluster.check"
     site_playbook: str = "envfleet.gpu_cluster.site"
 

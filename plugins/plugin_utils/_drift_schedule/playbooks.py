@@ -24,6 +24,7 @@ from .records import Records
 
 #: The directory that ansible_collections is in.
 _COLLECTIONS = os.path.normpath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 6))
+_CALLBACKS = "envfleet.gpu_cluster.drift_report,envfleet.gpu_cluster.summary"
 #: One connection to each node, which is given up when the node hangs.
 _PERSISTENT = (
     *("-o", "ControlMaster=auto", "-o", "ControlPersist=60s"),
@@ -96,7 +97,7 @@ class Ansible:
                 inventory=self._inventory,
                 limit=self._limit(nodes),
                 cmdline=shlex.join(self._arguments()),
-                envvars=self._environment(directory, metrics),
+                envvars=self._environment(directory, metrics) | self._audit(playbook),
                 fact_cache_type="",
                 suppress_env_files=True,
                 quiet=True,
@@ -144,7 +145,7 @@ class Ansible:
             "ANSIBLE_CONFIG": own if os.path.exists(own) else self._config.ansible_config,
             "ANSIBLE_COLLECTIONS_PATH": _COLLECTIONS,
             "ANSIBLE_HOME": os.path.join(self._records.scratch, "ansible"),
-            "ANSIBLE_CALLBACKS_ENABLED": "envfleet.gpu_cluster.drift_report,envfleet.gpu_cluster.summary",
+            "ANSIBLE_CALLBACKS_ENABLED": _CALLBACKS,
             "ANSIBLE_NOCOLOR": "1",
             # ansible-runner would turn it off.
             "ANSIBLE_HOST_KEY_CHECKING": "True",
@@ -163,6 +164,17 @@ class Ansible:
         if password := credential("vault_password"):
             environment["ANSIBLE_VAULT_PASSWORD_FILE"] = password
         return environment
+
+    def _audit(self, playbook: str) -> dict[str, str]:
+        """Have changes written down where systemd lets runs keep logs. A check makes none, and works without a log."""
+        directory = os.environ.get("LOGS_DIRECTORY", "")
+        if not directory or playbook == self._config.check_playbook:
+            return {}
+        return {
+            "ANSIBLE_CALLBACKS_ENABLED": f"{_CALLBACKS},envfleet.gpu_cluster.audit",
+            "GPU_CLUSTER_AUDIT_DIRECTORY": directory,
+            "GPU_CLUSTER_AUDIT_SYSLOG": self._config.audit_syslog,
+        }
 
     def _programs(self) -> str:
         """A directory with ansible-playbook alone: Ansible is not to take the Python beside it for that of the node."""

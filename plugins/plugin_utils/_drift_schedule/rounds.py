@@ -16,7 +16,9 @@ import subprocess
 import threading
 import typing as t
 
+from ...module_utils._audit.log import Log
 from ...module_utils._conda.files import write_file
+from .._audit_listeners import listeners, tell
 from .._drift_html import page
 from .._drift_prometheus import metrics as fleet_metrics
 from .._drift_report import Archive, Document, Run, document
@@ -61,6 +63,7 @@ class Round:
         if report:
             self._tell_people(report)
         self._send(report)
+        self._tell_listeners()
         finished = _now()
         status = {
             "schema_version": 1,
@@ -191,6 +194,15 @@ class Round:
                 self._outbox.put(report)
             if problem := self._outbox.send():
                 journal.warn(problem)
+
+    def _tell_listeners(self) -> None:
+        """Tell journald and syslog of changes that earlier runs could not tell them of."""
+        directory = os.environ.get("LOGS_DIRECTORY", "")
+        for listener in listeners(True, self._config.audit_syslog) if directory else []:
+            try:
+                tell(Log(directory), listener)
+            except OSError as error:
+                journal.warn(f"{listener.name} does not take the audit log, and is told by the next run: {error}")
 
     def _write_metrics(self, text: str) -> None:
         path = os.path.join(self._metrics_directory(), "drift_schedule.prom")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-SECRET = "hunter2"
+SECRET, VAULTED = "hunter2", "correct-horse"
 PLAY = [
     {
         "hosts": "all",
@@ -107,6 +107,39 @@ def test_each_change_is_a_line_and_a_second_run_none(control: Control) -> None:
     assert (code, '"lines": 5' in output or "lines: 5" in output) == (0, True), output
 
 
+def test_no_secret_gets_into_it_by_whatever_way(control: Control) -> None:
+    vault, password = control.place / "vault.yml", control.place / "password"
+    vault.write_text(json.dumps({"vaulted": VAULTED}))
+    password.write_text("battery-staple")
+    program = Path(sys.executable).with_name("ansible-vault")
+    subprocess.run([program, "encrypt", "--vault-password-file", password, vault], check=True, capture_output=True)
+    play = json.loads((control.place / "play.yml").read_text())
+    play[0]["vars_files"] = [str(vault)]
+    play[0]["tasks"] += [
+        {
+            "name": "In a file",
+            "ansible.builtin.copy": {"dest": str(control.place / "four"), "content": "{{ vaulted }}"},
+        },
+        {
+            "name": "In an address",
+            "ansible.builtin.command": {"argv": ["echo", "https://me:{{ vaulted }}@example.org"]},
+        },
+        {"name": "In a shell", "ansible.builtin.shell": "echo {{ vaulted }}; exit 1", "ignore_errors": True},
+        {"name": "In a loop", "ansible.builtin.command": "echo {{ item }}", "loop": ["{{ vaulted }}"], "no_log": True},
+        {"name": "In a fact", "ansible.builtin.set_fact": {"told": "{{ vaulted }}"}, "changed_when": True},
+    ]
+    (control.place / "play.yml").write_text(json.dumps(play))
+    with syslog() as (address, told):
+        code, output = control.play("--vault-password-file", str(password), syslog=address)
+    assert code == 0, output
+    assert {"In a file", "In an address", "In a loop", "In a fact"} <= {
+        entry.get("task") for entry in control.entries()
+    }
+    for text in (*(path.read_text() for path in control.log.iterdir()), "".join(told)):
+        assert SECRET not in text
+        assert VAULTED not in text
+
+
 def test_a_log_that_was_tampered_with_is_found_and_taken_no_further(control: Control) -> None:
     assert control.play()[0] == 0
     path = control.log / "audit.jsonl"
@@ -172,3 +205,25 @@ def test_a_syslog_that_was_stopped_is_told_all_later(control: Control) -> None:
     lines = (control.log / "audit.jsonl").read_text().splitlines()
     assert [line.partition(": ")[2] for line in told] == lines
     assert all(line.startswith("<85>envfleet-audit: ") for line in told)
+
+
+def test_a_log_that_was_begun_anew_is_told_from_its_first_line(control: Control) -> None:
+    with syslog() as (address, told):
+        assert control.play(syslog=address)[0] == 0
+        for path in control.log.glob("audit.*"):
+            path.unlink()
+        (control.place / "one").unlink()
+        assert control.play(syslog=address)[0] == 0
+    assert len(control.entries()) < 5
+    lines = (control.log / "audit.jsonl").read_text().splitlines()
+    assert [line.partition(": ")[2] for line in told][5:] == lines
+
+
+def test_a_log_that_cannot_be_written_keeps_nobody_from_looking(control: Control, root: Path) -> None:
+    assert control.play()[0] == 0
+    path = control.log / "audit.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    proof = ("--extra-vars", f"gpu_cluster_audit_directory={control.log}")
+    code, output = control.run(str(root / "playbooks" / "audit_proof.yml"), *proof)
+    assert code == 2, output
+    assert "after line number 4: 1 lines are missing at the end" in " ".join(output.split())

@@ -63,7 +63,8 @@ class Fleet:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.state = root / "state"
-        for path in (self.state, root / "nodes", root / "metrics"):
+        self.log = root / "log"
+        for path in (self.state, self.log, root / "nodes", root / "metrics"):
             path.mkdir()
         (root / "check.yml").write_text(CHECK)
         (root / "site.yml").write_text(SITE)
@@ -95,7 +96,7 @@ class Fleet:
         path = ":".join(part for part in os.environ["PATH"].split(":") if not part.endswith("/shims"))
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", PROGRAM, str(self.root / "config.json")],
-            env={"PATH": path, "HOME": str(self.root), "LC_ALL": "C.UTF-8"},
+            env={"PATH": path, "HOME": str(self.root), "LC_ALL": "C.UTF-8", "LOGS_DIRECTORY": str(self.log)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -296,3 +297,22 @@ def descendants(number: int) -> Iterator[int]:
                 child = int(path.parent.name)
                 yield child
                 yield from descendants(child)
+
+
+def test_each_correction_is_in_the_audit_log_and_without_one_drift_is_found_and_left(fleet: Fleet) -> None:
+    fleet.node("n1", AUTO)
+    fleet.node("n2", AUTO)
+    code, text = fleet.run()
+    assert (code, fleet.changed) == (0, ["n1", "n2"]), text
+    log = fleet.log / "audit.jsonl"
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [entry["host"] for entry in entries if entry["event"] == "change"] == ["n1", "n1", "n2", "n2"]
+    assert len({entry["run"] for entry in entries}) == 2  # one for each wave, and none for the looks
+    assert {entry["playbook"] for entry in entries if entry["event"] == "begin"} == {"site.yml"}
+    log.write_text(log.read_text().replace("n1", "n7"))
+    (fleet.log / "audit.head").write_text("{}")
+    fleet.node("n3", AUTO)
+    code, text = fleet.run()
+    assert (code, fleet.status["bad"], fleet.changed) == (4, ["n3"], ["n1", "n2"]), text
+    assert "nothing is changed without an audit log" in text
+    assert fleet.report["hosts"]["n3"]["state"] == "drifted"

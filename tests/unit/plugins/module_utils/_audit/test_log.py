@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import random
 import resource
 import shutil
 import signal
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._audit.log import AuditError, Log
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 
@@ -67,33 +67,68 @@ def test_any_byte_that_is_changed_is_found(data: st.DataObject, tmp_path_factory
     assert log.prove().problem
 
 
-@given(seed=st.integers())
-@settings(max_examples=60, deadline=None)
-def test_lines_that_are_removed_repeated_or_out_of_order_are_found(
-    seed: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def tampered(data: st.DataObject, paths: list[Path]) -> None:
+    """Do something to the lines in these files that an editor could do."""
+    contents = [path.read_bytes() for path in paths]
+    file = data.draw(st.integers(0, len(paths) - 1))
+    size = len(contents[file])
+    start, end = sorted(data.draw(st.tuples(st.integers(0, size), st.integers(0, size))))
+    lines = [(number, line) for number, content in enumerate(contents) for line in content.splitlines(keepends=True)]
+    one, other = (data.draw(st.integers(0, len(lines) - 1)) for _ in range(2))
+    kind = data.draw(st.sampled_from(["truncate", "cut", "insert", "swap", "move", "repeat", "files", "unlink"]))
+    if kind == "truncate":
+        contents[file] = contents[file][:start]
+    elif kind == "cut":
+        contents[file] = contents[file][:start] + contents[file][end:]
+    elif kind == "insert":
+        contents[file] = contents[file][:start] + data.draw(st.binary(max_size=9)) + contents[file][start:]
+    elif kind == "swap":
+        lines[one], lines[other] = (lines[one][0], lines[other][1]), (lines[other][0], lines[one][1])
+    elif kind == "move":
+        lines.insert(other, (lines[other][0], lines.pop(one)[1]))
+    elif kind == "repeat":
+        lines.insert(other, lines[one])
+    elif kind == "files":
+        contents[file], contents[0] = contents[0], contents[file]
+    if kind in ("swap", "move", "repeat"):
+        contents = [b"".join(line for where, line in lines if where == number) for number in range(len(paths))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    if kind == "unlink":
+        paths[file].unlink()
+
+
+@given(data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_whatever_is_done_to_lines_is_found(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     directory = tmp_path_factory.mktemp("log")
     log = written(directory, 7, max_bytes=900)
-    chance = random.Random(seed)
-    path = chance.choice(files(directory))
-    lines = path.read_text().splitlines(keepends=True)
-    place = chance.randrange(len(lines))
-    kind = chance.choice(["remove", "repeat", "swap", "file", "end"])
-    if kind == "remove":
-        del lines[place]
-    elif kind == "repeat":
-        lines.insert(place, lines[place])
-    elif kind == "end":
-        lines[-1] = lines[-1].rstrip("\n")
-    elif len(lines) > 1:
-        other = (place + 1) % len(lines)
-        lines[place], lines[other] = lines[other], lines[place]
-    else:
-        lines = []
-    path.write_text("".join(lines))
-    if kind == "file":
-        path.unlink()
+    before = {path: path.read_bytes() for path in files(directory)}
+    tampered(data, files(directory))
+    assume({path: path.read_bytes() for path in files(directory)} != before)
     assert log.prove().problem
+    list(log.after(0))  # what is left of it can still be told
+    shutil.rmtree(directory)
+
+
+def test_a_line_that_was_moved_into_another_file_is_found(tmp_path: Path) -> None:
+    """The chain is whole, but whoever reads on from a number would go by the names of files, and miss it."""
+    log = written(tmp_path, 7, max_bytes=900)
+    one, other = (path.read_bytes().splitlines(keepends=True) for path in files(tmp_path)[:2])
+    files(tmp_path)[0].write_bytes(b"".join([*one, other[0]]))
+    files(tmp_path)[1].write_bytes(b"".join(other[1:]))
+    assert f"ends with line number {len(one) + 1}, which is not that in its name" in log.prove().problem
+
+
+def test_a_log_that_was_written_anew_is_found_by_what_others_were_told(tmp_path: Path) -> None:
+    log = written(tmp_path)
+    known = json.loads(log.append([{"host": "to be hidden"}])[0])["sum"]
+    assert log.prove(known).problem == ""
+    for path in tmp_path.iterdir():
+        path.unlink()
+    log = written(tmp_path, 9)
+    assert log.prove().problem == ""
+    assert f"no line has the sum {known}" in log.prove(known).problem
 
 
 def test_what_a_killed_run_has_left_is_put_right(tmp_path: Path) -> None:
@@ -136,6 +171,42 @@ def test_a_full_disk_leaves_the_log_whole(tmp_path: Path) -> None:
     assert log_file(tmp_path).read_bytes() == before
     log.append([{"host": "later"}])
     assert log.prove().problem == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_real_disk_that_is_full_for_a_while_loses_no_line_silently(tmp_path: Path) -> None:
+    program = f"""
+import os, sys
+sys.path[:] = {sys.path!r}
+from {Log.__module__} import AuditError, Log
+log, kept, refused, filler = Log({str(tmp_path)!r}, 3000), [], 0, {str(tmp_path / "filler")!r}
+for number in range(300):
+    try:
+        log.append([{{"n": number, "text": "x" * 100}}])
+        kept.append(number)
+    except AuditError:
+        refused += 1
+    if number == 40:
+        with open(filler, "wb", buffering=0) as stream:
+            try:
+                while True:
+                    stream.write(b"x" * 100)
+            except OSError:
+                pass
+    if number == 80:
+        os.unlink(filler)
+proof = log.prove()
+assert not proof.problem, proof
+assert proof.lines == len(kept), (proof, len(kept))
+assert [__import__("json").loads(line)["n"] for _number, line in log.after(0)] == kept
+assert 20 < refused < 300, refused
+print(refused)
+"""
+    mount = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=256k tmpfs "$1" && exec "$2" -c "$3"', "sh"]
+    done = subprocess.run([*mount, str(tmp_path), sys.executable, program], capture_output=True, text=True, check=False)
+    if "mount:" in done.stderr or "unshare:" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
 
 
 def test_many_processes_write_one_chain(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.genera
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.locks import Package
 
 from lab.channel import STANDIN
+from lab.packages import PLACEHOLDER, Entry
 
 if TYPE_CHECKING:
     from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.convergence import Wanted
@@ -118,6 +119,22 @@ def test_a_generation_is_its_owners_and_open_to_a_group_alone(node: Node, channe
     for level in generations.LEVELS:
         (outcome,) = node.converge(wanted, verify=level)
         assert (level, bool(outcome.todo), outcome.problems) == (level, False, ())
+
+
+@pytest.mark.parametrize("umask", ["0022", "0027"])
+def test_a_package_cannot_bring_set_uid_or_let_others_write(umask: str, node: Node, channel: Channel) -> None:
+    """Neither in the generation nor in the package cache, from which the next one is made."""
+    entries = [
+        Entry("bin/plain", b"#!/bin/sh\n", 0o6755),
+        Entry("bin/prefixed", f"#!/bin/sh\n# {PLACEHOLDER}\n".encode(), 0o6777),
+        Entry("etc/conda/activate.d/open.sh", b":\n", 0o666),
+        Entry("share/sticky", b"data\n", 0o1777),
+    ]
+    install(node, channel.add("careless", "1.0", entries), umask=umask)
+    paths = list(node.root.rglob("*"))
+    assert {"prefixed", "open.sh"} <= {path.name for path in paths if path.is_relative_to(node.pkgs)}
+    modes = {str(path): oct(path.lstat().st_mode) for path in paths if not path.is_symlink()}
+    assert {path: mode for path, mode in modes.items() if int(mode, 8) & 0o7022} == {}
 
 
 @as_root

@@ -109,6 +109,8 @@ SUM = hashlib.sha256(CONTENT.encode()).hexdigest()
 FILE = {"state": "file", "mode": "0644", "owner": "root", "group": "root", "sha256": SUM}
 CONDARC = {"path": "/etc/x", "content": CONTENT}
 LINK = {"path": "/etc/x", "target": "/opt/conda/profile.sh"}
+FOLDER = {"path": "/etc/x", "state": "directory", "mode": "2750", "owner": "a"}
+FOUND_FOLDER = {"state": "directory", "mode": "2750", "owner": "a", "group": "root"}
 
 
 @pytest.mark.parametrize(
@@ -124,6 +126,9 @@ LINK = {"path": "/etc/x", "target": "/opt/conda/profile.sh"}
         (LINK, {"state": "link", "target": LINK["target"], "mode": "0777", "owner": "root", "group": "root"}, None),
         (LINK, {"state": "link", "target": "/x"}, (f"target {LINK['target']}", "target /x")),
         (LINK, FILE, (f"target {LINK['target']}", "file")),
+        (FOLDER, FOUND_FOLDER, None),
+        (FOLDER, {"state": "absent"}, ("mode 2750, owner a, group root", "absent")),
+        (FOLDER, FILE, ("mode 2750, owner a, group root", "file")),
         ({"path": "/etc/x", "state": "absent"}, {"state": "absent"}, None),
         ({"path": "/etc/x", "state": "absent"}, FILE, ("absent", "file")),
         ({"path": "/etc/x", "state": "absent", "fix": "human"}, FILE, ("absent", "file")),
@@ -138,6 +143,11 @@ def test_managed_files_are_held_against_content_and_owner(
     # What is in a directory is not ours to remove.
     fix = "human" if found["state"] == "directory" else wanted.get("fix", "auto")
     assert all((one.component, one.subject, one.fix) == ("policy", "/etc/x", fix) for one in findings)
+
+
+def test_a_directory_that_is_open_is_closed_by_the_next_run() -> None:
+    (finding,) = of_files({"files": {"/etc/x": FOUND_FOLDER | {"mode": "0777"}}}, [FOLDER])
+    assert (finding.expected, finding.actual, finding.fix) == ("mode 2750", "mode 0777", "auto")
 
 
 def environment(
