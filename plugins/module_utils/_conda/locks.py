@@ -552,7 +552,7 @@ def mirrored(url: str, mirrors: t.Mapping[str, str]) -> str:
 
 
 def through_mirrors(lock: Lock, mirrors: t.Mapping[str, str]) -> Lock:
-    """*lock* with the URLs of its packages as *mirrors* have them. It stays the same lock, since hashes say what it is."""
+    """*lock* with the URLs of its packages as *mirrors* have them. It stays the same lock: hashes say what it is."""
     packages = (dataclasses.replace(package, url=mirrored(package.url, mirrors)) for package in lock.packages)
     return dataclasses.replace(lock, packages=tuple(packages))
 

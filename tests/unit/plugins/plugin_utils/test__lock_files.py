@@ -269,6 +269,6 @@ def test_a_mirror_of_another_channel_or_of_one_whose_name_goes_on_is_none(tmp_pa
     longest = {CHANNEL.rpartition("/")[0]: "https://short.example.org", CHANNEL: "https://long.example.org/c"}
     assert through(tmp_path, longest)[0].startswith("https://long.example.org/c/")
     with pytest.raises(
-        CondaError, match="comes from https://m.example.org/c, which conda_envs_channels does not allow"
+        CondaError, match=r"comes from https://m\.example\.org/c, which conda_envs_channels does not allow"
     ):
         through(tmp_path, {CHANNEL: "https://m.example.org/c"}, "https://conda.example.org/other")
