@@ -29,6 +29,8 @@ _AT_ONCE = 4
 _TIMEOUT = 60.0
 #: The pauses before it is asked again, in seconds.
 PAUSES = (1.0, 5.0)
+#: After how many files a server is asked for no more, when it gave none of them.
+_ENOUGH = 5
 #: Answers that may be another one a moment later, besides those from 500 on.
 _LATER = (408, 425, 429)
 _BLOCK = 1 << 20
@@ -43,7 +45,11 @@ class Problem:
 
 
 class _Away(Exception):
-    """The server does not answer, or not to the end."""
+    """The server does not answer."""
+
+
+class _Cut(Exception):
+    """The server has not answered to the end."""
 
 
 class Fetcher:
@@ -53,7 +59,7 @@ class Fetcher:
         self._staging = staging
         self._reserve = min_free_mb * 2**20
         self._pauses = pauses
-        self._silent: set[str] = set()
+        self._failures: dict[str, int] = {}  #: of each server, since it has last given a file
         self._stopped = ""  #: why nothing can be written any more
 
     def fetch(self, files: t.Sequence[File], take: t.Callable[[File, str], None]) -> list[Problem]:
@@ -78,28 +84,34 @@ class Fetcher:
         host = urllib.parse.urlsplit(file.url).netloc
         said = ""
         for pause in (0.0, *self._pauses):
-            if self._stopped or host in self._silent:
+            if self._stopped or self._failures.get(host, 0) >= _ENOUGH:
                 return Problem(f"{file.url}: {host} does not answer{said}", unreachable=True)
             time.sleep(pause)
             try:
-                return self._download(file)
+                place = self._download(file)
+                self._failures[host] = 0
+                return place
             except urllib.error.HTTPError as error:
                 error.close()
                 if error.code < 500 and error.code not in _LATER:
                     return Problem(f"{file.url}: HTTP {error.code} {error.reason}")
                 said = f": HTTP {error.code} {error.reason}"
+            except _Cut as error:
+                said = f": {error}"
             except _Away as error:
                 said = f": {error}"
+                if pause == self._pauses[-1]:
+                    self._failures[host] = _ENOUGH
             except MirrorError as error:
                 return Problem(str(error))
             except OSError as error:
                 self._stopped = str(error.strerror or error)
                 return Problem(self._stopped)
-        self._silent.add(host)
+        self._failures[host] = self._failures.get(host, 0) + 1
         return Problem(f"{file.url}: {host} does not answer{said}", unreachable=True)
 
     def _download(self, file: File) -> str:
-        """:raises urllib.error.HTTPError, _Away, MirrorError, OSError: the last is about our own disk."""
+        """:raises urllib.error.HTTPError, _Away, _Cut, MirrorError, OSError: the last is about our own disk."""
         descriptor, place = tempfile.mkstemp(dir=self._staging)
         digest = hashlib.sha256()
         try:
@@ -133,10 +145,10 @@ class Fetcher:
                 try:
                     block = answer.read(_BLOCK)
                 except (OSError, http.client.HTTPException) as error:
-                    raise _Away(str(error) or type(error).__name__) from error
+                    raise _Cut(str(error) or type(error).__name__) from error
                 if not block:
                     # What is cut off short is found here, since reading in blocks does not tell.
                     if answer.length:
-                        raise _Away(f"the connection ended {answer.length} bytes too early")
+                        raise _Cut(f"the connection ended {answer.length} bytes too early")
                     return
                 yield block

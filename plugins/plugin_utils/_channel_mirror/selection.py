@@ -94,6 +94,6 @@ def _add(found: dict[str, File], file: File, source: str) -> None:
     known = found.setdefault(file.path, file)
     if known.sha256 != file.sha256:
         raise MirrorError(
-            f"{source}: {file.path} has the sha256 {file.sha256} there and {known.sha256} elsewhere: lock again what is "
-            "older"
+            f"{source}: {file.path} has the sha256 {file.sha256} there and {known.sha256} elsewhere: lock the "
+            "older one again"
         )
