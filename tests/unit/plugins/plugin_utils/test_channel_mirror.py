@@ -72,6 +72,7 @@ class Upstream(http.server.ThreadingHTTPServer):
     def __init__(self, root: Path) -> None:
         self.root = root
         self.asked: list[str] = []
+        self.seconds = 1_700_000_000
         self.answers: dict[str, Callable[[Handler], None]] = {}
         super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=str(root)))
 
@@ -85,6 +86,10 @@ class Upstream(http.server.ThreadingHTTPServer):
         content = entry or Entry(f"share/{name}", version.encode() * 50)
         path = write_package(self.root / "forge", index_of(name, version, "0", depends, noarch=noarch), [content])
         write_repodata(self.root / "forge")
+        # Readers take an index of the same second for the same index.
+        self.seconds += 10
+        for index in self.root.glob("forge/*/repodata*"):
+            os.utime(index, (self.seconds, self.seconds))
         return self.file(path, str(path.relative_to(self.root)))
 
     def wheel(self, name: str = "demo_wheel-1.0+cu.1-py3-none-any.whl", content: bytes = b"wheel") -> File:
