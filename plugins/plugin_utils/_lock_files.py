@@ -18,7 +18,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ..module_utils._conda.condarc import url_of
 from ..module_utils._conda.convergence import Wanted
-from ..module_utils._conda.errors import CondaError
+from ..module_utils._conda.errors import CondaError, shown
 from ..module_utils._conda.locks import (
     Lock,
     for_platform,
@@ -32,6 +32,7 @@ from ..module_utils._conda.locks import (
 from ..modules.conda_env import ENVIRONMENT
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_URL = re.compile(r"[a-z]+://[^\s{}]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Activation itself and what keeps a job in its generation depend on these.
 _RESERVED = frozenset(("PATH", "PYTHONHOME", "PYTHONEXECUTABLE"))
@@ -98,8 +99,17 @@ class _Site:
 
     @property
     def mirrors(self) -> dict[str, str]:
-        """URLs of channels, and where they are mirrored."""
-        return {str(url): str(mirror) for url, mirror in (self.locking.get("channel_mirrors") or {}).items()}
+        """URLs of channels, and where they are mirrored.
+
+        :raises CondaError: one is no URL, which would change nothing and say nothing.
+        """
+        mirrors = {str(url): str(mirror) for url, mirror in (self.locking.get("channel_mirrors") or {}).items()}
+        for text in (*mirrors, *mirrors.values()):
+            if not _URL.fullmatch(text):
+                raise CondaError(
+                    f"conda_envs_channel_mirrors: {shown(text)} is no URL (Ansible evaluates no expression in a key)"
+                )
+        return mirrors
 
     def allowed(self) -> list[str]:
         """The URLs of the channels, as packages have them that come from a mirror."""

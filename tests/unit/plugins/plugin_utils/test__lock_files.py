@@ -272,3 +272,11 @@ def test_a_mirror_of_another_channel_or_of_one_whose_name_goes_on_is_none(tmp_pa
         CondaError, match=r"comes from https://m\.example\.org/c, which conda_envs_channels does not allow"
     ):
         through(tmp_path, {CHANNEL: "https://m.example.org/c"}, "https://conda.example.org/other")
+
+
+@pytest.mark.parametrize(
+    "mirrors", [{"{{ upstream }}/forge": "https://m.example.org"}, {CHANNEL: "m.example.org/forge"}]
+)
+def test_a_mirror_that_is_no_url_is_told(tmp_path: Path, mirrors: dict[str, str]) -> None:
+    with pytest.raises(CondaError, match=r"conda_envs_channel_mirrors: .* is no URL"):
+        through(tmp_path, mirrors)
