@@ -1,4 +1,4 @@
-"""A site lives off a mirror of its own: with nginx and TLS, nodes that reach nothing else, and a copy that is carried."""
+"""A site lives off a mirror of its own: with nginx and TLS, nodes that reach nothing else, and a carried copy."""
 
 from __future__ import annotations
 

@@ -118,11 +118,15 @@ class Update:
                 fetcher = Fetcher(self._tree.staging, self._config.min_free_mb, self._pauses)
                 self._problems += fetcher.fetch(missing, take)
         finally:
-            # Nobody is given what is damaged.
-            self._tree.remove(sums.keys() & served - sound)
+            # Nobody is given what is damaged. What a newer lock has otherwise is good for the older one until it is had.
+            left = sums.keys() & served - sound
+            older = {path: known.files[path].sha256 for path in left if path in known.files}
+            good = self._tree.sound(older)
+            self._tree.remove(left - good)
             known.save()
-        self._publish({path: digest for path, digest in sums.items() if path in sound}, known)
-        self._remove_others(sums, known)
+        there = {path: digest for path, digest in sums.items() if path in sound}
+        if self._publish({**there, **{path: older[path] for path in good}}, known):
+            self._remove_others(sums, known)
 
     def _wanted(self, known: Known, fetch: bool) -> dict[str, File]:
         """What is to be there, by path."""
@@ -153,8 +157,9 @@ class Update:
     def _was(path: str, known: Known, digest: str) -> bool:
         return path in known.files and known.files[path].sha256 == digest
 
-    def _publish(self, sums: t.Mapping[str, str], known: Known) -> None:
-        """Serve the indexes of what is there."""
+    def _publish(self, sums: t.Mapping[str, str], known: Known) -> bool:
+        """Serve the indexes of what is there, and say whether all of them could be made."""
+        whole = True
         places = {path.partition("/")[0] for path in sums} | {channel.name for channel in self._config.channels}
         patches = {channel.name: channel.repodata_patches for channel in self._config.channels}
         for name in sorted(places - {WHEELS, FILES}):
@@ -164,7 +169,12 @@ class Update:
             indexes = {path: digest for path, digest in known.indexes.items() if path.startswith(f"{name}/")}
             if indexes and known.indexed.get(name) == key and self._tree.sound(indexes) == indexes.keys():
                 continue
-            written = channels.write_index(name, patches.get(name, ""), self._config.subdirs, listed, self._tree)
+            try:
+                written = channels.write_index(name, patches.get(name, ""), self._config.subdirs, listed, self._tree)
+            except MirrorError as error:
+                self._problems.append(Problem(str(error)))
+                whole = False
+                continue
             known.indexes = {path: digest for path, digest in known.indexes.items() if path not in indexes} | written
             known.indexed[name] = key
             known.save()
@@ -177,6 +187,7 @@ class Update:
         if [path for path, page in pages.items() if self._tree.write(path, page)]:
             self._changes["indexed"].append(WHEELS)
         self._pages = set(pages)
+        return whole
 
     def _remove_others(self, sums: t.Mapping[str, str], known: Known) -> None:
         """Remove what no index has named for a day, and what is no file of a mirror."""

@@ -409,6 +409,35 @@ def test_a_channel_that_replaces_a_file_does_not_replace_that_of_the_lock(upstre
     assert mirror.packages()[a.name]["depends"] == ["changed"]
 
 
+def test_what_an_older_lock_needs_stays_until_the_newer_file_is_had(upstream: Upstream, mirror: Mirror) -> None:
+    old = upstream.package("a")
+    mirror.want(old)
+    mirror.update()
+    before = mirror.served()
+    new = upstream.package("a", "1", ("changed",))
+    mirror.want(new)
+    upstream.answers[new.name] = lambda handler: handler.send_error(503)
+    assert mirror.update() == UNREACHABLE
+    assert mirror.served() == before
+    del upstream.answers[new.name]
+    assert mirror.update() == OK
+    assert mirror.packages()[new.name]["sha256"] == new.sha256
+
+
+def test_a_package_that_cannot_be_indexed_is_told_and_the_last_index_stays(upstream: Upstream, mirror: Mirror) -> None:
+    a = upstream.package("a")
+    mirror.want(a)
+    mirror.update()
+    before = mirror.served()
+    path = upstream.root / "forge/linux-64/broken-1-0.conda"
+    path.write_bytes(b"no package")
+    broken = upstream.file(path, "forge/linux-64/broken-1-0.conda")
+    mirror.want(a, broken)
+    assert mirror.update() == INCOMPLETE
+    assert "the index of forge cannot be made" in mirror.status["problems"][0]
+    assert {path: digest for path, digest in mirror.served().items() if path != broken.path} == before
+
+
 def test_the_index_is_newer_whenever_it_is_another(upstream: Upstream, mirror: Mirror) -> None:
     """What tells readers that they have the newest one has the resolution of seconds."""
     path = mirror.www / "forge/linux-64/repodata.json"
