@@ -118,7 +118,7 @@ class Update:
                 fetcher = Fetcher(self._tree.staging, self._config.min_free_mb, self._pauses)
                 self._problems += fetcher.fetch(missing, take)
         finally:
-            # Nobody is given what is damaged. What a newer lock has otherwise is good for the older one until it is had.
+            # Nobody is given what is damaged. What a newer lock has otherwise stays for the older one until it is had.
             left = sums.keys() & served - sound
             older = {path: known.files[path].sha256 for path in left if path in known.files}
             good = self._tree.sound(older)
