@@ -37,7 +37,7 @@ cd /etc/envfleet-mirror; cp selection.json /root/less; cp config.json /root/conf
 sed 's/"keep_days": [0-9.]*/"keep_days": 0/' /root/config >config.json
 while ! test -e /run/enough; do
     for selection in /root/more /root/less; do
-        cp $selection selection.json; systemctl start envfleet-mirror.service || exit 1
+        cp $selection selection.json; envfleet-mirror update || exit 1
     done
 done
 cp /root/less selection.json; cp /root/config config.json
