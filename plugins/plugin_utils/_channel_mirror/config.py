@@ -74,12 +74,16 @@ class Channel:
 
     def __post_init__(self) -> None:
         if not CHANNEL_NAME.fullmatch(self.name):
-            raise MirrorError(f"channels: {self.name!r} is no name for a channel here: use letters, digits and ._-")
+            raise MirrorError(
+                f"channel_mirror_channels: {self.name!r} is no name for a channel here: use letters, digits and ._-"
+            )
         parts = urllib.parse.urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-            raise MirrorError(f"channels: {self.name}: give the http or https URL of the channel, without a password")
+            raise MirrorError(
+                f"channel_mirror_channels: {self.name}: give the http or https URL of the channel, without a password"
+            )
         if not re.fullmatch(rf"({_NAME})?", self.repodata_patches):
-            raise MirrorError(f"channels: {self.name}: repodata_patches: give the name of a package")
+            raise MirrorError(f"channel_mirror_channels: {self.name}: repodata_patches: give the name of a package")
 
     @classmethod
     def of(cls, content: t.Mapping[str, t.Any]) -> Channel:

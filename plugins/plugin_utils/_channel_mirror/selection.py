@@ -53,7 +53,10 @@ def selection(
             )
     for entry in files:
         name = entry.get("name") or urllib.parse.unquote(str(entry["url"]).rpartition("/")[2])
-        file = File(f"{FILES}/{name}", str(entry["sha256"]).lower(), str(entry["url"]))
+        try:
+            file = File(f"{FILES}/{name}", str(entry["sha256"]).lower(), str(entry["url"]))
+        except MirrorError as error:
+            raise MirrorError(f"channel_mirror_files: {error}") from error
         _add(found, file, "channel_mirror_files")
     return [found[path] for path in sorted(found)]
 

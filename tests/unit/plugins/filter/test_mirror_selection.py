@@ -25,5 +25,8 @@ def test_a_file_is_a_line_so_that_a_difference_tells_which(tmp_path: Path) -> No
 def test_what_cannot_be_mirrored_names_the_variable(tmp_path: Path) -> None:
     with pytest.raises(AnsibleFilterError, match=r"channel_mirror_locks: .*nowhere\.txt"):
         mirror_selection(["nowhere.txt"], str(tmp_path), [CHANNEL], ["linux-64"], "https://m.example.org")
-    with pytest.raises(AnsibleFilterError, match="channels: 'files' is no name"):
+    with pytest.raises(AnsibleFilterError, match="channel_mirror_channels: 'files' is no name"):
         mirror_selection([], str(tmp_path), [{**CHANNEL, "name": "files"}], ["linux-64"], "https://m.example.org")
+    with pytest.raises(AnsibleFilterError, match=r"channel_mirror_files: files/y\.sh: 'none' is no sha256"):
+        files = [{"url": "https://x.example.org/y.sh", "sha256": "none"}]
+        mirror_selection([], str(tmp_path), [CHANNEL], ["linux-64"], "https://m.example.org", files)
