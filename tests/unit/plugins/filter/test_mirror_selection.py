@@ -27,6 +27,6 @@ def test_what_cannot_be_mirrored_names_the_variable(tmp_path: Path) -> None:
         mirror_selection(["nowhere.txt"], str(tmp_path), [CHANNEL], ["linux-64"], "https://m.example.org")
     with pytest.raises(AnsibleFilterError, match="channel_mirror_channels: 'files' is no name"):
         mirror_selection([], str(tmp_path), [{**CHANNEL, "name": "files"}], ["linux-64"], "https://m.example.org")
+    files = [{"url": "https://x.example.org/y.sh", "sha256": "none"}]
     with pytest.raises(AnsibleFilterError, match=r"channel_mirror_files: files/y\.sh: 'none' is no sha256"):
-        files = [{"url": "https://x.example.org/y.sh", "sha256": "none"}]
         mirror_selection([], str(tmp_path), [CHANNEL], ["linux-64"], "https://m.example.org", files)
