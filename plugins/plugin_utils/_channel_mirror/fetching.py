@@ -59,6 +59,7 @@ class Fetcher:
         self._staging = staging
         self._reserve = min_free_mb * 2**20
         self._pauses = pauses
+        self._opener = urllib.request.build_opener()  # which goes by the proxies that are set
         self._failures: dict[str, int] = {}  #: of each server, since it has last given a file
         self._stopped = ""  #: why nothing can be written any more
 
@@ -131,12 +132,11 @@ class Fetcher:
             raise
         return place
 
-    @staticmethod
-    def _blocks(url: str) -> t.Iterator[bytes]:
+    def _blocks(self, url: str) -> t.Iterator[bytes]:
         request = urllib.request.Request(url, headers={"User-Agent": "envfleet.gpu_cluster"})
         with contextlib.ExitStack() as stack:
             try:
-                answer = stack.enter_context(urllib.request.urlopen(request, timeout=_TIMEOUT))
+                answer = stack.enter_context(self._opener.open(request, timeout=_TIMEOUT))
             except urllib.error.HTTPError:
                 raise
             except (OSError, http.client.HTTPException) as error:
