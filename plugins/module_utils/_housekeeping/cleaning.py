@@ -519,7 +519,10 @@ class _Run:
 
     def withdraw(self) -> Result:
         """Take the hooks out of all environments, and remove what this node remembers."""
-        for found in self._search.found:
+        search = Search()  # with what has just come back
+        for account in dict.fromkeys(self._settings.accounts):
+            search.private(account)
+        for found in search.found:
             prefix = found.prefix
             if found.kind != "private" or prefix is None:
                 continue
