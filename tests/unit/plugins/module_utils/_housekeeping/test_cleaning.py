@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import shlex
-import shutil
 import stat
 import subprocess
 import time
@@ -15,106 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.environments import Places
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.inventory import Account
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.usage import Elsewhere
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._housekeeping import cleaning, report
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._housekeeping.cleaning import Result, Settings
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._housekeeping.journal import Clock
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._housekeeping.policy import DAY, Policy, Rule
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._housekeeping.cleaning import Result
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._housekeeping.policy import DAY, Rule
 
-POLICY = Policy((Rule(30),), notice_days=10, grace_days=20, exempt_users=frozenset({"root"}))
-NOBODY = 65534
+from unit.plugins.homes import NOBODY, POLICY, Home, tree
+
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs files of two users, and to see all processes")
-
-
-def tree(top: Path) -> dict[str, tuple[object, ...]]:
-    """All there is of a directory but what reading changes, and the time of the change that a rename is."""
-    found: dict[str, tuple[object, ...]] = {}
-    for folder, folders, files in os.walk(top):
-        for path in (Path(folder), *(Path(folder, name) for name in folders + files)):
-            info = path.lstat()
-            content = path.read_bytes() if stat.S_ISREG(info.st_mode) else b""
-            target = os.readlink(path) if path.is_symlink() else ""
-            owner = (info.st_mode, info.st_uid, info.st_gid)
-            key = os.fsdecode(os.path.relpath(path, top))
-            digest = hashlib.sha256(content).hexdigest()
-            found[key] = (*owner, info.st_ino, info.st_nlink, info.st_mtime_ns, info.st_size, target, digest)
-    return found
-
-
-@dataclasses.dataclass
-class Home:
-    """A user's home, on a node whose clock the tests turn."""
-
-    root: Path
-    uid: int = NOBODY
-    now: float = dataclasses.field(default_factory=time.time)
-    uptime: float = 1e6
-
-    @property
-    def home(self) -> Path:
-        return self.root / "home"
-
-    @property
-    def envs(self) -> Path:
-        return self.home / ".conda/envs"
-
-    @property
-    def account(self) -> Account:
-        return Account("nobody", self.uid, str(self.home))
-
-    def settings(self, **changes: Any) -> Settings:
-        places = Places(str(self.root / "shared/envs"), str(self.root / "shared/generations"))
-        state_dir = str(self.root / "state")
-        values = {"layout": places, "accounts": (self.account,), "policy": POLICY, "state_dir": state_dir}
-        return Settings(**{**values, **changes})
-
-    def make(self, name: str, *, used_days_ago: float = 100, noted: bool = True) -> Path:
-        """An environment, that its owner has made long ago, with a Python of sorts."""
-        prefix = self.envs / name
-        (prefix / "conda-meta").mkdir(parents=True)
-        (prefix / "conda-meta/history").write_text("==> 2026-01-01 08:15:00 <==\n")
-        (prefix / "lib/python3.10/site-packages").mkdir(parents=True)
-        (prefix / "bin").mkdir()
-        shutil.copy2(shutil.which("sleep") or "/bin/sleep", prefix / "bin/python")
-        (prefix / "bin/python3").symlink_to("python")
-        os.link(prefix / "bin/python", prefix / "bin/python3.10")
-        (prefix / "odd\nname").write_text("odd")
-        (prefix / "bin/closed").write_text("x")
-        (prefix / "bin/closed").chmod(0o400)
-        self.own(self.home)
-        if noted:
-            clean(self, days=0)
-        self.age(prefix, used_days_ago)
-        return prefix
-
-    def own(self, top: Path) -> None:
-        for folder, folders, files in os.walk(top):
-            for path in (folder, *(os.path.join(folder, name) for name in folders + files)):
-                os.chown(path, self.uid, self.uid, follow_symlinks=False)
-
-    def age(self, prefix: Path, days: float) -> None:
-        """Have all that tells of use be so old."""
-        at = self.now - days * DAY
-        for path in (prefix / "conda-meta/history", *prefix.glob("conda-meta/envfleet.use/since")):
-            os.utime(path, (at, at))
-
-    def as_owner(self, command: str) -> None:
-        """What the owner types."""
-        subprocess.run(["sh", "-euc", command], user=self.uid, group=self.uid, cwd="/", check=True, timeout=60)
-
-    @property
-    def aside(self) -> list[Path]:
-        return [Path(entry.path) for entry in os.scandir(self.envs) if ".unused-" in entry.name]
-
-
-def clean(home: Home, *, days: float = 1, act: bool = True, **changes: Any) -> Result:
-    """A run, so many days after the last one."""
-    home.now += days * DAY
-    home.uptime += days * DAY
-    return cleaning.clean(home.settings(**changes), act, Clock(home.now, "boot", home.uptime))
 
 
 def steps(result: Result) -> list[str]:
@@ -122,19 +30,11 @@ def steps(result: Result) -> list[str]:
 
 
 @pytest.fixture
-def home(sandbox: Path) -> Home:
-    made = Home(sandbox)
-    made.envs.mkdir(parents=True)
-    made.own(made.home)
-    return made
-
-
-@pytest.fixture
 def set_aside(home: Home) -> Path:
     """The path of an environment that was set aside."""
     prefix = home.make("old")
-    clean(home)
-    clean(home, days=11)
+    home.clean()
+    home.clean(days=11)
     assert not prefix.exists()
     return prefix
 
@@ -142,29 +42,29 @@ def set_aside(home: Home) -> Path:
 def test_an_unused_environment_is_warned_of_then_set_aside_then_removed(home: Home) -> None:
     prefix = home.make("old")
     message = home.root / f"state/messages/{NOBODY}"
-    first = clean(home)
+    first = home.clean()
     assert (steps(first), first.problems) == (["warn"], [])
     assert str(prefix) in message.read_text()
     assert (message.stat().st_uid, stat.S_IMODE(message.stat().st_mode)) == (NOBODY, 0o400)
-    assert steps(clean(home, days=9)) == ["wait"]
+    assert steps(home.clean(days=9)) == ["wait"]
     assert prefix.is_dir()
-    moved = clean(home, days=2)
+    moved = home.clean(days=2)
     assert (steps(moved), moved.problems) == (["set_aside"], [])
     assert (prefix.exists(), len(home.aside)) == (False, 1)
     assert "mv -T" in message.read_text()
-    assert steps(clean(home, days=19)) == ["wait"]
+    assert steps(home.clean(days=19)) == ["wait"]
     assert len(home.aside) == 1
-    gone = clean(home, days=2)
+    gone = home.clean(days=2)
     assert (steps(gone), gone.problems) == (["remove"], [])
     assert os.listdir(home.envs) == []
     assert not message.exists()
-    assert clean(home).items == []
+    assert home.clean().items == []
 
 
 def test_a_second_run_does_nothing(home: Home) -> None:
     home.make("old")
-    clean(home)
-    again = clean(home, days=0)
+    home.clean()
+    again = home.clean(days=0)
     assert (again.actions, steps(again)) == ([], ["wait"])
 
 
@@ -173,29 +73,29 @@ def test_a_dry_run_changes_nothing(home: Home) -> None:
     home.make("old")
     for days in (0, 1, 11, 21):
         before = tree(home.root)
-        planned = clean(home, days=days, act=False)
+        planned = home.clean(days=days, act=False)
         assert tree(home.root) == before
-        assert clean(home, days=0).actions == planned.actions
+        assert home.clean(days=0).actions == planned.actions
 
 
 @pytest.mark.parametrize("owner_moves", [True, False], ids=["by its owner", "by the operator"])
 def test_what_was_set_aside_comes_back_byte_for_byte_and_counts_as_used(home: Home, owner_moves: bool) -> None:
     prefix = home.make("old")
-    clean(home)
+    home.clean()
     before = tree(prefix)
-    clean(home, days=11)
+    home.clean(days=11)
     if owner_moves:
         text = (home.root / f"state/messages/{NOBODY}").read_text()
         (command,) = [line for line in text.splitlines() if "mv -T" in line]
         home.as_owner(command)
     else:
-        clock = Clock(home.now, "boot", home.uptime)
+        clock = home.clock
         assert cleaning.restore(home.settings(), [str(prefix)], True, clock).actions == [f"restore {prefix}"]
     assert tree(prefix) == before
     assert home.aside == []
-    assert steps(clean(home)) == ["keep"]
-    assert steps(clean(home, days=29)) == ["keep"]
-    assert steps(clean(home, days=2)) == ["warn"]
+    assert steps(home.clean()) == ["keep"]
+    assert steps(home.clean(days=29)) == ["keep"]
+    assert steps(home.clean(days=2)) == ["warn"]
 
 
 def test_what_is_not_set_aside_cannot_be_restored(home: Home, set_aside: Path) -> None:
@@ -225,7 +125,7 @@ def test_nothing_happens_to_an_environment_in_use(home: Home, job: Callable[...,
     prefix = home.make("old")
     job(prefix / "bin/python", "60")
     for days in (1, 11, 100):
-        assert steps(clean(home, days=days)) == ["keep"]
+        assert steps(home.clean(days=days)) == ["keep"]
     assert prefix.is_dir()
 
 
@@ -234,14 +134,14 @@ def test_what_is_used_where_it_was_set_aside_is_not_removed(
 ) -> None:
     (place,) = home.aside
     job(place / "bin/python", "60")
-    assert steps(clean(home, days=100)) == ["keep"]
+    assert steps(home.clean(days=100)) == ["keep"]
     assert tree(place)
     assert not set_aside.exists()
 
 
 def test_who_begins_between_the_look_and_the_rename_gets_it_back(home: Home, job: Callable[..., None]) -> None:
     prefix = home.make("old")
-    clean(home)
+    home.clean()
     before = tree(prefix)
     real, calls = os.rename, []
 
@@ -255,7 +155,7 @@ def test_who_begins_between_the_look_and_the_rename_gets_it_back(home: Home, job
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "rename", rename)
-        clean(home, days=11)
+        home.clean(days=11)
     assert calls, "nothing was moved at all"
     assert tree(prefix) == before
     assert home.aside == []
@@ -275,10 +175,10 @@ def test_an_activated_shell_that_does_nothing_keeps_its_environment(home: Home) 
         assert shell.stdout
         assert shell.stdout.readline() == b"ready\n"
         os.utime(prefix / "conda-meta/envfleet.use/used", (1, 1))
-        assert steps(clean(home)) == ["keep"]
-        assert steps(clean(home, days=100)) == ["keep"]
+        assert steps(home.clean()) == ["keep"]
+        assert steps(home.clean(days=100)) == ["keep"]
         shell.kill()
-    assert steps(clean(home)) == ["warn"]
+    assert steps(home.clean()) == ["warn"]
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])
@@ -297,17 +197,18 @@ def start_python(prefix: Path, user: int, home: Path) -> None:
     packages = prefix / "lib/python3.10/site-packages"
     code = f"import sys; sys.prefix = {str(prefix)!r}; sys.path.insert(0, {str(packages)!r}); import _envfleet_use"
     command = ["/usr/bin/python3", "-IBc", code]
-    done = subprocess.run(command, user=user, group=user, env={"HOME": str(home)}, cwd="/", capture_output=True)
+    account: dict[str, Any] = {"user": user, "group": user, "env": {"HOME": str(home)}, "cwd": "/"}
+    done = subprocess.run(command, **account, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_a_start_of_python_is_noted(home: Home) -> None:
     prefix = home.make("old")
     start_python(prefix, NOBODY, home.home)
-    (found,) = clean(home, days=0).items
+    (found,) = home.clean(days=0).items
     assert (found.decision.action, found.evidence) == ("keep", "start")
-    assert steps(clean(home, days=29)) == ["keep"]
-    assert steps(clean(home, days=2)) == ["warn"]
+    assert steps(home.clean(days=29)) == ["keep"]
+    assert steps(home.clean(days=2)) == ["warn"]
 
 
 def test_a_start_by_somebody_else_is_noted_in_their_home(home: Home) -> None:
@@ -317,86 +218,86 @@ def test_a_start_by_somebody_else_is_noted_in_their_home(home: Home) -> None:
     os.chown(other, 1, 1)
     start_python(prefix, 1, other)
     accounts = (home.account, Account("daemon", 1, str(other)))
-    assert steps(clean(home)) == ["warn"]
-    assert steps(clean(home, accounts=accounts)) == ["keep"]
+    assert steps(home.clean()) == ["warn"]
+    assert steps(home.clean(accounts=accounts)) == ["keep"]
 
 
 def test_nothing_is_unused_before_its_use_is_noted(home: Home) -> None:
     prefix = home.make("old", noted=False)
-    first = clean(home)
+    first = home.clean()
     assert (steps(first), first.actions) == (["keep"], [f"note the use of {prefix}"])
     for path in (prefix / "conda-meta/envfleet.use", prefix / "etc/conda/activate.d/envfleet-use.sh"):
         assert path.stat().st_uid == NOBODY
     os.utime(prefix / "conda-meta/envfleet.use/since", (home.now, home.now))
-    assert steps(clean(home, days=29)) == ["keep"]
-    assert steps(clean(home, days=2)) == ["warn"]
+    assert steps(home.clean(days=29)) == ["keep"]
+    assert steps(home.clean(days=2)) == ["warn"]
 
 
 def test_who_takes_the_hooks_away_begins_anew(home: Home) -> None:
     prefix = home.make("old")
     (prefix / "lib/python3.10/site-packages/zz-envfleet-use.pth").unlink()
     home.now = time.time()
-    assert clean(home, days=0).actions[0] == f"note the use of {prefix}"
+    assert home.clean(days=0).actions[0] == f"note the use of {prefix}"
     assert (prefix / "lib/python3.10/site-packages/zz-envfleet-use.pth").exists()
     assert abs((prefix / "conda-meta/envfleet.use/since").stat().st_mtime - home.now) < 60
-    assert steps(clean(home, days=11)) == ["keep"]
+    assert steps(home.clean(days=11)) == ["keep"]
 
 
 def test_owners_can_keep_an_environment_and_sites_can_exempt_owners(home: Home) -> None:
     prefix = home.make("old")
     exempt = dataclasses.replace(POLICY, exempt_users=frozenset({"nobody"}))
-    assert steps(clean(home, policy=exempt)) == ["keep"]
+    assert steps(home.clean(policy=exempt)) == ["keep"]
     home.as_owner(f"touch {prefix}/.keep")
-    assert steps(clean(home)) == ["keep"]
+    assert steps(home.clean()) == ["keep"]
     (prefix / ".keep").unlink()
-    assert steps(clean(home)) == ["warn"]
+    assert steps(home.clean()) == ["warn"]
 
 
 @pytest.mark.parametrize(("rule", "due"), [(Rule(30, 1), False), (Rule(30, 0, 10), True), (Rule(30, 0, 1000), False)])
 def test_rules_go_by_size_too(home: Home, rule: Rule, due: bool) -> None:
     home.make("old")
-    result = clean(home, policy=dataclasses.replace(POLICY, rules=(Rule(500), rule)))
+    result = home.clean(policy=dataclasses.replace(POLICY, rules=(Rule(500), rule)))
     assert steps(result) == ["warn" if due else "keep"]
 
 
 def test_what_other_nodes_use_or_may_use_is_in_use(home: Home) -> None:
     prefix = home.make("old")
-    assert steps(clean(home, elsewhere=Elsewhere(None))) == ["keep"]
-    assert steps(clean(home, elsewhere=Elsewhere(frozenset({str(prefix)})))) == ["keep"]
-    assert steps(clean(home, elsewhere=Elsewhere(frozenset()))) == ["warn"]
+    assert steps(home.clean(elsewhere=Elsewhere(None))) == ["keep"]
+    assert steps(home.clean(elsewhere=Elsewhere(frozenset({str(prefix)})))) == ["keep"]
+    assert steps(home.clean(elsewhere=Elsewhere(frozenset()))) == ["warn"]
 
 
 def test_a_clock_that_was_set_costs_waiting_and_nothing_else(home: Home, set_aside: Path) -> None:
     waiting = home.make("warned")
-    clean(home)
+    home.clean()
     home.now += 1000 * DAY  # and the machine has not run for any longer
-    wrong = clean(home, days=0)
+    wrong = home.clean(days=0)
     assert steps(wrong) == ["wait", "wait"]
     assert (waiting.is_dir(), len(home.aside)) == (True, 1)
     home.now -= 1000 * DAY
-    assert "the clock was set" in clean(home, days=0).problems[0]
+    assert "the clock was set" in home.clean(days=0).problems[0]
     assert (waiting.is_dir(), len(home.aside)) == (True, 1)
-    assert steps(clean(home, days=19)) == ["set_aside", "wait"]
+    assert steps(home.clean(days=19)) == ["set_aside", "wait"]
     assert not set_aside.exists()
 
 
 def test_a_lost_journal_costs_waiting_and_nothing_else(home: Home, set_aside: Path) -> None:
     (home.root / "state/journal.json").unlink()
-    assert steps(clean(home, days=19)) == ["wait"]
+    assert steps(home.clean(days=19)) == ["wait"]
     assert cleaning.restore(home.settings(), [str(set_aside)], False).actions
-    assert steps(clean(home, days=21)) == ["remove"]
+    assert steps(home.clean(days=21)) == ["remove"]
 
 
 def test_a_journal_that_cannot_be_read_ends_the_run(home: Home, set_aside: Path) -> None:
     (home.root / "state/journal.json").write_text("{")
-    with pytest.raises(CondaError, match="journal.json cannot be read"):
-        clean(home, days=100)
+    with pytest.raises(CondaError, match=r"journal\.json cannot be read"):
+        home.clean(days=100)
     assert (len(home.aside), set_aside.exists()) == (1, False)
 
 
 def test_all_goes_back_when_the_clean_up_is_given_up(home: Home, set_aside: Path) -> None:
     other = home.make("other")
-    cleaning.withdraw(home.settings(), True, Clock(home.now, "boot", home.uptime))
+    cleaning.withdraw(home.settings(), True, home.clock)
     assert home.aside == []
     for prefix in (set_aside, other):
         left = [path for path in tree(prefix) if "envfleet" in path]
@@ -405,7 +306,7 @@ def test_all_goes_back_when_the_clean_up_is_given_up(home: Home, set_aside: Path
 
 def test_the_table_is_plain_text_whatever_paths_are_called(home: Home) -> None:
     home.make("bad\n\x1b[2Jname")
-    result = clean(home)
+    result = home.clean()
     lines = report.table(result, applied=True)
     assert len(lines) == 2
     assert all(line.isprintable() for line in lines)
@@ -413,7 +314,7 @@ def test_the_table_is_plain_text_whatever_paths_are_called(home: Home) -> None:
     assert "\x1b" not in text
     (command,) = [line for line in text.splitlines() if "touch" in line]
     subprocess.run(["bash", "-euc", command], user=NOBODY, group=NOBODY, cwd="/", check=True)
-    assert steps(clean(home)) == ["keep"]
+    assert steps(home.clean()) == ["keep"]
 
 
 def test_the_command_gets_each_message_once(home: Home) -> None:
@@ -421,18 +322,16 @@ def test_the_command_gets_each_message_once(home: Home) -> None:
     log = home.root / "log"
     command = ("sh", "-c", f'(echo "to $1"; cat) >>{log}', "sh")
     for days in (1, 1, 11, 1):
-        assert clean(home, days=days, notify_command=command).problems == []
+        assert home.clean(days=days, notify_command=command).problems == []
     assert log.read_text().count("to nobody") == 2
-    failing = clean(home, days=50, notify_command=("false",))
+    failing = home.clean(days=50, notify_command=("false",))
     assert failing.problems == []
 
 
 def test_shared_environments_that_nobody_declares_are_told(home: Home) -> None:
     generation = home.root / "shared/generations/ml/0123/conda-meta"
     generation.mkdir(parents=True)
-    assert clean(home, listed=frozenset({"ml"})).unlisted == []
-    (found,) = clean(home, listed=frozenset()).unlisted
+    assert home.clean(listed=frozenset({"ml"})).unlisted == []
+    (found,) = home.clean(listed=frozenset()).unlisted
     assert (found["name"], found["in_use"]) == ("ml", False)
     assert generation.is_dir()
-
-
