@@ -330,11 +330,12 @@ def main() -> None:
     try:
         settings = _settings(params)
         if params["state"] == "absent":
+            is_there = os.path.lexists(settings.state_dir)
             result = cleaning.withdraw(settings, act)
-            if os.path.lexists(settings.state_dir):
+            if is_there:
                 result.actions.append(f"remove {settings.state_dir}")
-                if act and not result.problems:
-                    shutil.rmtree(settings.state_dir)
+            if act and not result.problems:
+                shutil.rmtree(settings.state_dir)
         elif params["restore"]:
             result = cleaning.restore(settings, params["restore"], act)
         else:

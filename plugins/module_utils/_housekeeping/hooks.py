@@ -19,18 +19,18 @@ from . import ownership
 _SCRIPTS, _SCRIPT = "etc/conda/activate.d", "envfleet-use.sh"
 _MODULE, _START = "_envfleet_use.py", "zz-envfleet-use.pth"
 _NOTES = f"conda-meta/{use_notes.DIRECTORY}"
+_SOURCE = inspect.getsource(_envfleet_use)  # now, for an owner cannot read where Ansible keeps it
 
 
 def _wanted(folder: int) -> dict[tuple[str, str], str]:
     """What must be there, by directory and name: for each Python, and for whatever activates."""
     wanted = {(_SCRIPTS, _SCRIPT): use_notes.ACTIVATION}
-    source = inspect.getsource(_envfleet_use)
     with contextlib.suppress(OSError), ownership.below(folder, "lib") as library:
         for name in ownership.entries(library):
             packages = f"{name}/site-packages"
             if name.startswith("python3."):
                 with contextlib.suppress(OSError), ownership.below(library, packages):
-                    wanted[f"lib/{packages}", _MODULE] = source
+                    wanted[f"lib/{packages}", _MODULE] = _SOURCE
                     # Lines of .pth files that begin with import are run.
                     wanted[f"lib/{packages}", _START] = "import _envfleet_use\n"
     return wanted
@@ -100,7 +100,17 @@ def withdraw(prefix: Prefix) -> bool:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError), ownership.below(folder, where) as there:
                 os.unlink(name, dir_fd=there)
                 found = True
+            if name == _MODULE:
+                _remove_compiled(folder, where)
         with contextlib.suppress(FileNotFoundError), ownership.below(folder, "conda-meta") as records:
             ownership.remove(records, use_notes.DIRECTORY)
             found = True
     return found
+
+
+def _remove_compiled(folder: int, where: str) -> None:
+    stem = f"{_MODULE.partition('.')[0]}."
+    with contextlib.suppress(OSError), ownership.below(folder, f"{where}/__pycache__") as compiled:
+        for name in ownership.entries(compiled):
+            if name.startswith(stem):
+                os.unlink(name, dir_fd=compiled)

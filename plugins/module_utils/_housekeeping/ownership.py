@@ -135,7 +135,9 @@ def _require(folder: int, name: str, number: int) -> None:
 
 def write(folder: int, name: str, content: str, mode: int = 0o644) -> None:
     """Write a file in the open directory *folder* whole or not at all."""
-    temporary = f".{name}.{os.getpid()}"
+    temporary = f".{name}.new"  # the same each time, so that what a killed run left there is found
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=folder)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, mode, dir_fd=folder)
     try:

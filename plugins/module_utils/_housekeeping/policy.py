@@ -66,7 +66,7 @@ def of_environment(facts: Facts, policy: Policy, warned_at: float | None, now: f
     unused = unused_seconds(facts, now)
     rule = next((rule for rule in policy.rules if _matches(rule, facts, unused)), None)
     if rule is None:
-        return Decision("keep", "no rule is for it yet")
+        return Decision("keep", f"not used for {_days(unused)}, which is allowed")
     said = f"not used for {_days(unused)}, {rule.unused_days:g} are allowed"
     if rule.min_mb or rule.min_inodes:
         said += " to one of its size"

@@ -11,7 +11,7 @@ import typing as t
 from . import text
 from .cleaning import Item, Result
 
-_HEADS = ("OWNER", "SIZE>", "FREES>", "INODES>", "LAST USE", "STEP", "ENVIRONMENT")
+_HEADS = ("OWNER", "SIZE>", "FREES>", "INODES>", "LAST USE", "STEP", "WHY", "ENVIRONMENT")
 _CACHE_HEADS = ("FREES>", "PACKAGES>", "CACHE")
 
 
@@ -66,9 +66,9 @@ def table(result: Result, applied: bool) -> list[str]:
     for item in _sorted(result.items):
         facts = item.facts
         last = "in use" if facts.in_use else (text.utc(facts.last_use) or "unknown")[:10]
-        step = f"{item.decision.action.replace('_', ' ')}: {item.decision.reason}"
+        step = item.decision.action.replace("_", " ")
         figures = (text.size(facts.bytes), text.size(item.exclusive_bytes), str(facts.inodes))
-        rows.append((facts.owner, *figures, last, step, text.shell(item.place)))
+        rows.append((facts.owner, *figures, last, step, item.decision.reason, text.shell(item.place)))
     lines = text.table(_HEADS, rows) if rows else ["There is no private environment."]
     cached = [(text.size(one["bytes"]), str(len(one["packages"])), text.shell(one["path"])) for one in _caches(result)]
     lines += ["", *text.table(_CACHE_HEADS, cached)] if cached else []

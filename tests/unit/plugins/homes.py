@@ -46,6 +46,7 @@ class Home:
     uid: int = NOBODY
     now: float = dataclasses.field(default_factory=time.time)
     uptime: float = 1e6
+    boot: str = "boot"
 
     @property
     def home(self) -> Path:
@@ -107,7 +108,7 @@ class Home:
 
     @property
     def clock(self) -> Clock:
-        return Clock(self.now, "boot", self.uptime)
+        return Clock(self.now, self.boot, self.uptime)
 
     @property
     def aside(self) -> list[Path]:

@@ -297,6 +297,10 @@ def test_a_journal_that_cannot_be_read_ends_the_run(home: Home, set_aside: Path)
 
 def test_all_goes_back_when_the_clean_up_is_given_up(home: Home, set_aside: Path) -> None:
     other = home.make("other")
+    compiled = other / "lib/python3.10/site-packages/__pycache__"
+    compiled.mkdir()
+    (compiled / "_envfleet_use.cpython-310.pyc").touch()
+    home.own(other)
     cleaning.withdraw(home.settings(), True, home.clock)
     assert home.aside == []
     for prefix in (set_aside, other):
