@@ -273,7 +273,7 @@ _RULE = {
     "min_mb": {"type": "float", "default": 0},
     "min_inodes": {"type": "int", "default": 0},
 }
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
     **LAYOUT_OPTIONS,
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "apply": {"type": "bool", "default": False},

@@ -79,9 +79,11 @@ def node() -> Iterator[None]:
         # Most need no Python of their own for what is tried with them.
         packages = dict.fromkeys((*UNUSED, *OTHERS), "six") | dict.fromkeys(("running", *UNUSED[:2]), "six python=3.10")
         login("; ".join(f"conda create -y -q -n {name} {wanted}" for name, wanted in packages.items()))
+        code, planned = cluster.playbook("cleanup", "--check", "--diff", hosts=HOSTS)
+        assert code == 0, planned
         output, report = cleanup()
         assert set(steps(report).values()) == {"keep"}
-        assert changed(output) == 2
+        assert changed(output) == changed(planned) == 2
         for name in (*UNUSED, *OTHERS):
             on(AGE.format(f"{ENVS}/{name}"), "alice")
         yield

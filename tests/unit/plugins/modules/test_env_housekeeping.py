@@ -50,10 +50,10 @@ def test_what_is_returned_is_documented(home: Home, capsys: pytest.CaptureFixtur
     assert set(answer) - {"invocation", "diff", "changed"} == set(returned)
     assert set(answer["environments"][0]) == set(returned["environments"]["contains"])
     documented = yaml.safe_load(env_housekeeping.DOCUMENTATION)["options"]
-    spec = {name for name in env_housekeeping.ARGUMENT_SPEC if name not in ("envs_dir", "generations_dir")}
-    assert set(documented) == spec
+    assert set(documented) == set(env_housekeeping.ARGUMENT_SPEC) - {"envs_dir", "generations_dir"}
+    defaults = {name: dict(option).get("default") for name, option in env_housekeeping.ARGUMENT_SPEC.items()}
     for name, option in documented.items():
-        assert option.get("default") == env_housekeeping.ARGUMENT_SPEC[name].get("default"), name
+        assert option.get("default") == defaults[name], name
 
 
 def test_nothing_is_changed_without_apply_or_in_check_mode(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,7 @@ class Killer:
 
     left = 0
     active = False
+    installed = False
 
     @classmethod
     def see(cls, event: str, arguments: tuple[Any, ...]) -> None:
@@ -55,7 +56,7 @@ class Killer:
     @contextlib.contextmanager
     def after(cls, changes: int) -> Iterator[None]:
         """The body is ended after so many changes."""
-        if not hasattr(cls, "installed"):
+        if not cls.installed:
             sys.addaudithook(cls.see)
             cls.installed = True
         cls.left, cls.active = changes, True
@@ -277,7 +278,7 @@ class AnyHistory(RuleBasedStateMachine):
 
 def try_histories(examples: int, **settings: Any) -> None:
     AnyHistory.runs = {}
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         AnyHistory,
         settings=hypothesis.settings(
             max_examples=examples,

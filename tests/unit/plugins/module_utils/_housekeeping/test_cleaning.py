@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import shutil
 import stat
 import subprocess
 import time
@@ -76,6 +77,15 @@ def test_a_dry_run_changes_nothing(home: Home) -> None:
         planned = home.clean(days=days, act=False)
         assert tree(home.root) == before
         assert home.clean(days=0).actions == planned.actions
+
+
+def test_where_not_all_processes_can_be_seen_everything_is_in_use(home: Home, request: pytest.FixtureRequest) -> None:
+    home.make("old")
+    assert steps(home.clean(act=False)) == ["warn"]
+    shutil.rmtree(home.root / "state")  # which only root can read
+    request.getfixturevalue("unprivileged")
+    result = home.clean(act=False)
+    assert (steps(result), result.in_use) == (["keep"], None)
 
 
 @pytest.mark.parametrize("owner_moves", [True, False], ids=["by its owner", "by the operator"])
