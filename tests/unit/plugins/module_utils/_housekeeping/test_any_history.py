@@ -294,9 +294,9 @@ def try_histories(examples: int, **settings: Any) -> None:
 
 
 def test_any_history_leaves_what_is_used() -> None:
-    try_histories(50, derandomize=True)
+    try_histories(20, derandomize=True)
 
 
 @pytest.mark.slow
 def test_any_of_many_histories_leaves_what_is_used() -> None:
-    try_histories(1000)
+    try_histories(300)
