@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import stat
 import time
 import typing as t
 
@@ -68,6 +69,11 @@ class Item:
     noted: bool = True  #: are all hooks there?
 
     @property
+    def is_whole(self) -> bool:
+        """Was its removal not begun?"""
+        return not self.prefix.path.endswith(_REMOVING)
+
+    @property
     def is_set_aside(self) -> bool:
         """Is it out of the way of its owner?"""
         return self.place != self.path
@@ -118,7 +124,7 @@ def withdraw(settings: Settings, act: bool, clock: Clock | None = None) -> Resul
     with _journal(settings, act) as journal:
         run = _Run(settings, journal, clock or Clock.read(), act)
         run.see()
-        run.restore(sorted(moved.path for moved in journal.moved.values() if not moved.removing))
+        run.restore(sorted(moved.path for place, moved in journal.moved.items() if _number(place) == moved.number))
         run.finish_removals()
         return run.withdraw()
 
@@ -204,13 +210,11 @@ class _Run:
         match = _MOVED.fullmatch(os.path.basename(place))
         if not match:
             return
-        removing = bool(match["removing"])
-        place = place[: -len(_REMOVING)] if removing else place
-        info = os.lstat(place + _REMOVING if removing else place)
-        if place in self._journal.moved or info.st_uid != account.uid or _number(place, removing) is None:
-            return
-        path = os.path.join(os.path.dirname(place), match["name"])
-        self._journal.moved[place] = Moved(path, info.st_ino, account.uid, self._now, removing)
+        info = os.lstat(place)
+        place = place[: -len(_REMOVING)] if match["removing"] else place
+        if stat.S_ISDIR(info.st_mode) and info.st_uid == account.uid and place not in self._journal.moved:
+            path = os.path.join(os.path.dirname(place), match["name"])
+            self._journal.moved[place] = Moved(path, info.st_ino, account.uid, self._now)
 
     def _in_place(self) -> list[Item]:
         """The private environments where they belong."""
@@ -259,8 +263,22 @@ class _Run:
             bytes=total["bytes"],
             inodes=total["inodes"],
             kept=os.path.lexists(os.path.join(place, ".keep")),
+            holds=self._holds(place),
         )
         return facts, total["exclusive_bytes"]
+
+    def _holds(self, place: str) -> str:
+        """What else is in an environment: a base has others in it, and their use is not its own."""
+        inside = os.path.join(place, "")
+        prefixes = [prefix.path for found in self._search.found for prefix in found.prefixes]
+        if any(path.startswith(inside) for path in (*prefixes, *self._journal.moved)):
+            return "another environment is"
+        if any(os.path.join(account.home, "").startswith(inside) for account in self._settings.accounts):
+            return "a home is"
+        with contextlib.suppress(OSError):
+            if os.listdir(os.path.join(place, "envs")):
+                return "environments are"
+        return ""
 
     def _set_aside(self) -> list[Item]:
         """Those that were set aside."""
@@ -276,10 +294,10 @@ class _Run:
                 info = os.lstat(there)
             except OSError:
                 continue
-            using = self._uses([place, moved.path]) if not moved.removing else self._uses([place])
+            using = self._uses([place, moved.path] if there == place else [there])
             facts, exclusive_bytes = self._facts(there, account, using, None, None)
             decision = policy.of_set_aside(facts, self._settings.policy, moved.at, self._now)
-            if moved.removing and not using:
+            if there != place and not using:
                 decision = Decision("remove", "a run was ended while it was removed")
             prefix = Prefix(there, (info.st_dev, info.st_ino), info.st_uid)
             items.append(Item(moved.path, place, account, prefix, facts, None, exclusive_bytes, decision))
@@ -453,12 +471,10 @@ class _Run:
         for item in items:
             if item.place in still:
                 continue
-            # From here on it is not whole, and must not be brought back.
-            self._journal.moved[item.place].removing = True
-            self._save()
             removing = item.place + _REMOVING
             with self._trying(item):
-                if item.prefix.path != removing:
+                if item.is_whole:
+                    # From here on it must not be brought back.
                     self._rename(item, item.place, removing)
                 with ownership.directory(os.path.dirname(removing)) as folder:
                     ownership.remove(folder, os.path.basename(removing))
@@ -486,7 +502,7 @@ class _Run:
 
         :raises CondaError: nothing was set aside there, or it cannot be brought back.
         """
-        whole = {moved.path: place for place, moved in self._journal.moved.items() if not moved.removing}
+        whole = {moved.path: place for place, moved in self._journal.moved.items() if _number(place) == moved.number}
         for path in wanted:
             if path not in whole:
                 there = ", ".join(sorted(whole)) or "nothing"
@@ -512,7 +528,7 @@ class _Run:
     def finish_removals(self) -> None:
         """Remove what a killed run has left of environments that it removed."""
         self._used = in_use({_NOWHERE, *self._journal.moved})
-        items = [item for item in self._set_aside() if self._journal.moved[item.place].removing]
+        items = [item for item in self._set_aside() if not item.is_whole]
         self._result.actions += [f"remove {item.place}" for item in items]
         if self._act:
             self._remove(items)
@@ -540,10 +556,10 @@ class _Run:
         return self._result
 
 
-def _number(path: str, removing: bool = False) -> int | None:
+def _number(path: str) -> int | None:
     """The inode of the directory at *path*, if there is one."""
     try:
-        info = os.lstat(path + _REMOVING if removing else path)
+        info = os.lstat(path)
     except OSError:
         return None
-    return info.st_ino if (info.st_mode & 0o170000) == 0o040000 else None
+    return info.st_ino if stat.S_ISDIR(info.st_mode) else None

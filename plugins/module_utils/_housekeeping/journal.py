@@ -63,7 +63,6 @@ class Moved:
     number: int
     uid: int
     at: float
-    removing: bool = False  #: is it no longer whole?
 
 
 @dataclasses.dataclass

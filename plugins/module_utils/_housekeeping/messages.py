@@ -68,9 +68,7 @@ def message(items: t.Iterable[Item], journal: Journal, policy: Policy) -> str:
     for item in sorted(items, key=lambda item: item.path):
         moved, warned = journal.moved.get(item.place), journal.warned.get(item.path)
         path, size = text.shell(item.path), text.size(item.facts.bytes)
-        if moved and moved.removing:
-            continue
-        if moved:
+        if moved and item.is_whole:
             lines += [
                 f"The conda environment {path} ({size}) was set aside, since nobody has used it for long.",
                 f"It is removed after {_day(moved.at + policy.grace_days * DAY)}. To have it back:",

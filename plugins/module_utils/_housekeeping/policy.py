@@ -43,6 +43,7 @@ class Facts:
     bytes: int
     inodes: int
     kept: bool  #: has its owner asked for it?
+    holds: str = ""  #: what else is in it that must not go with it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,8 @@ def _untouchable(facts: Facts, policy: Policy) -> str:
         return "in use"
     if facts.kept:
         return "kept by its owner"
+    if facts.holds:
+        return f"{facts.holds} in it"
     if facts.owner in policy.exempt_users:
         return "its owner is exempt"
     return ""

@@ -85,6 +85,15 @@ def test_a_link_through_another_name_of_the_cache_counts(cache: Cache, sandbox: 
     assert names(cache, links=tuple(links)) == ["six-1.16.0-pyh_0.conda"]
 
 
+def test_a_link_through_the_cache_to_somewhere_else_counts(cache: Cache, sandbox: Path) -> None:
+    (sandbox / "real").touch()
+    (sandbox / "env").mkdir()
+    within = Path(cache.path, "six-1.16.0-pyh_0/site-packages/link")
+    within.symlink_to(sandbox / "real")
+    (sandbox / "env/link").symlink_to(within)
+    assert names(cache, links=tuple(caches.links_of([str(sandbox / "env")]))) == ["six-1.16.0-pyh_0.conda"]
+
+
 @pytest.mark.parametrize(
     ("path", "text", "softly"),
     [

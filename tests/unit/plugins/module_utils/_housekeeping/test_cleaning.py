@@ -191,6 +191,65 @@ def test_an_activated_shell_that_does_nothing_keeps_its_environment(home: Home) 
     assert steps(home.clean()) == ["warn"]
 
 
+@pytest.mark.parametrize("line", ["{} 1", "1", "", "x y", "{}", "-1 5", "99999999999999999999 1", "\xff\x00"])
+def test_another_process_with_the_number_of_a_shell_that_has_ended_is_no_use(home: Home, line: str) -> None:
+    prefix = home.make("old")
+    shells = prefix / f"conda-meta/envfleet.use/shells.{os.uname().nodename}"
+    shells.write_text(line.format(os.getpid()), encoding="latin-1")
+    assert steps(home.clean()) == ["warn"]
+
+
+def test_a_long_list_of_shells_is_shortened(home: Home) -> None:
+    prefix = home.make("old")
+    shells = prefix / f"conda-meta/envfleet.use/shells.{os.uname().nodename}"
+    start = Path("/proc/self/stat").read_text().rpartition(") ")[2].split()[19]
+    shells.write_text("1 2\n" * 20000 + f"{os.getpid()} {start}\n")
+    assert steps(home.clean()) == ["keep"]
+    assert shells.read_text() == f"{os.getpid()} {start}\n"
+    assert shells.stat().st_uid == NOBODY
+    assert steps(home.clean()) == ["keep"]
+
+
+def test_an_environment_with_others_in_it_stays(home: Home) -> None:
+    """An installation of a user's own has a conda in its base, and all environments below it."""
+    base = home.make("base")
+    home.clean(days=0)
+    inner = base / "envs/inner"
+    (inner / "conda-meta").mkdir(parents=True)
+    home.own(base)
+    assert steps(home.clean()) == ["keep"]
+    (home.home / ".conda/environments.txt").write_text(f"{inner}\n")
+    home.own(home.home)
+    assert steps(home.clean()) == ["keep", "keep"]
+    shutil.move(base / "envs", home.home / "elsewhere")
+    assert steps(home.clean()) == ["warn"]
+
+
+def test_a_removal_that_was_ended_is_finished_and_cannot_be_undone(home: Home, set_aside: Path) -> None:
+    home.now += 21 * DAY
+    home.uptime += 21 * DAY
+    real = os.unlink
+    removed: list[tuple[Any, ...]] = []
+
+    def unlink(*arguments: Any, **options: Any) -> None:
+        if len(removed) == 3:
+            raise KeyboardInterrupt
+        removed.append(arguments)
+        real(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "unlink", unlink)
+        with pytest.raises(KeyboardInterrupt):
+            home.clean(days=0)
+    (place,) = home.aside
+    assert place.name.endswith(".removing")
+    with pytest.raises(CondaError, match="was not set aside"):
+        cleaning.restore(home.settings(), [str(set_aside)], True, home.clock)
+    (home.root / "state/journal.json").unlink()
+    assert steps(home.clean(days=0)) == ["remove"]
+    assert os.listdir(home.envs) == []
+
+
 @pytest.mark.parametrize("shell", ["sh", "bash"])
 def test_an_activation_is_noted_whatever_the_shell_is_set_to(home: Home, shell: str) -> None:
     prefix = home.make("old")

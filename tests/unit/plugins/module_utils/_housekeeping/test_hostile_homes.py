@@ -88,6 +88,28 @@ def test_a_link_that_appears_while_it_is_set_aside_leads_nowhere(
     assert tree(victim.parent) == before
 
 
+@pytest.mark.parametrize("moment", ["stat", "rename"])
+@pytest.mark.parametrize("removed", [False, True])
+def test_another_directory_that_takes_its_place_stays(home: Home, moment: str, removed: bool) -> None:
+    prefix = home.make("old")
+    home.clean()
+    if removed:
+        home.clean(days=11)
+        (prefix,) = home.aside
+    other = home.home / "thesis"
+    other.mkdir()
+    (other / "text").write_text("precious")
+    home.own(other)
+
+    def attack() -> None:
+        prefix.rename(home.home / "hidden")
+        other.rename(prefix)
+
+    run_with(home, moment, attack, days=21)
+    assert (prefix / "text").read_text() == "precious"
+    assert (home.home / "hidden/conda-meta").is_dir()
+
+
 @pytest.mark.parametrize("moment", ["open", "stat", "rename", "unlink", "rmdir"])
 @pytest.mark.parametrize("what", ["", "bin", "lib/python3.10"])
 def test_a_link_that_appears_while_it_is_removed_leads_nowhere(
