@@ -12,7 +12,8 @@ from ansible.module_utils.parsing.convert_bool import boolean
 
 HostVars = t.Mapping[str, t.Mapping[str, t.Any]]
 
-_LOOK, _OPTION = "__env_housekeeping_look", "env_housekeeping_shared_homes"
+_LOOK = "__env_housekeeping_look"
+_OPTION = "env_housekeeping_shared_homes"
 
 
 def environments_in_use(

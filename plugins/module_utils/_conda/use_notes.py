@@ -22,10 +22,10 @@ SINCE, USED, SHELLS = "since", "used", "shells."
 ACTIVATION = """\
 # Written by envfleet.gpu_cluster: notes that this environment is used, in files of its owner, and tells nobody else.
 (
-    set +eu
+    set +euC
     notes="$CONDA_PREFIX/conda-meta/envfleet.use"
     if [ -w "$notes/used" ]; then
-        : >|"$notes/used"
+        : >"$notes/used"
         read -r host </proc/sys/kernel/hostname
         read -r line </proc/$$/stat
         line="${line##*) }"

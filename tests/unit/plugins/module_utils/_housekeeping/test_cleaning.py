@@ -250,8 +250,10 @@ def test_a_removal_that_was_ended_is_finished_and_cannot_be_undone(home: Home, s
     assert os.listdir(home.envs) == []
 
 
-@pytest.mark.parametrize("shell", ["sh", "bash"])
+@pytest.mark.parametrize("shell", ["sh", "bash", "zsh"])
 def test_an_activation_is_noted_whatever_the_shell_is_set_to(home: Home, shell: str) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"there is no {shell} here")
     prefix = home.make("old")
     script = prefix / "etc/conda/activate.d/envfleet-use.sh"
     text = f"set -euC; set -- a b; CONDA_PREFIX={shlex.quote(str(prefix))}; export CONDA_PREFIX; . {script}; echo $*"
