@@ -164,6 +164,7 @@ class _Run:
             result.problems.append("the clock was set since the last run: every wait begins again")
         self._journal.clock = self._clock
         self.see()
+        result.problems += [f"{one['path']}: {one['reason']}" for one in self._search.left_out]
         result.items = [*self._in_place(), *self._set_aside()]
         if _NOWHERE not in self._used:
             result.in_use = sorted(item.place for item in result.items if not self._used.isdisjoint(item.paths))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 import typing as t
 
@@ -99,10 +98,17 @@ class Journal:
             ) from error
 
     def save(self, path: str) -> None:
-        """Write all of it to *path*, whole or not at all."""
+        """Write all of it to *path*, whole or not at all.
+
+        :raises CondaError: it cannot be written, and is as it was.
+        """
         content: dict[str, t.Any] = {"version": _VERSION, **dataclasses.asdict(self)}
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        write_file(path, json.dumps(content, indent=1, sort_keys=True) + "\n", 0o600)
+        try:
+            write_file(path, json.dumps(content, indent=1, sort_keys=True) + "\n", 0o600)
+        except OSError as error:
+            raise CondaError(
+                f"{path} cannot be written: {error.strerror}: nothing is done that it does not say"
+            ) from error
 
     def date_anew(self, now: float) -> None:
         """Let every wait begin again: the clock was set, so nobody knows how much of it is over."""

@@ -46,9 +46,12 @@ def deliver(
     for uid, those in told.items():
         content = message(those, journal, policy)
         path = os.path.join(directory, str(uid))
-        if _content(path) != content:
-            write_file(path, content, 0o400)
-            os.chown(path, uid, -1)
+        try:
+            if _content(path) != content:
+                write_file(path, content, 0o400)
+                os.chown(path, uid, -1)
+        except OSError as error:
+            problems.append(f"{path} cannot be written: {error.strerror}")
         if command and any(item.account.uid == uid for item in new):
             try:
                 done = run([*command, those[0].account.name], stdin=content, timeout_seconds=_COMMAND_SECONDS)

@@ -366,6 +366,28 @@ def test_a_journal_that_cannot_be_read_ends_the_run(home: Home, set_aside: Path)
     assert (len(home.aside), set_aside.exists()) == (1, False)
 
 
+def test_without_room_for_the_journal_nothing_is_set_aside(home: Home) -> None:
+    prefix = home.make("old")
+    home.clean()
+
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(CondaError, match=r"journal\.json cannot be written: No space left on device"):
+            home.clean(days=11)
+    assert prefix.is_dir()
+    assert steps(home.clean(days=0)) == ["set_aside"]
+
+
+def test_what_cannot_be_looked_at_is_told(home: Home) -> None:
+    os.mkfifo(home.home / ".conda/environments.txt")
+    (home.home / ".conda/envs").rename(home.home / "moved")
+    (home.home / ".conda/envs").symlink_to("envs")
+    assert home.clean().problems == [f"{home.envs}: Too many levels of symbolic links"]
+
+
 def test_all_goes_back_when_the_clean_up_is_given_up(home: Home, set_aside: Path) -> None:
     other = home.make("other")
     compiled = other / "lib/python3.10/site-packages/__pycache__"
