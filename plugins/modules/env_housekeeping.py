@@ -17,7 +17,7 @@ description:
   - Use is a process that runs from it, works in it, has mapped a file of it, or has it in its environment; a shell that
     has activated it and still runs; a start of its Python; an activation; a change by conda. Times of access count for
     nothing.
-  - Starts and activations are noted by hooks, which O(note_use) puts into the environments. Before they are there,
+  - Starts and activations are noted by hooks, which O(apply) puts into the environments. Before they are there,
     nothing is certain, so no environment is unused for longer than that.
   - Everything in a directory of a user is done with the rights of that user, and no link is followed there.
   - Setting aside is one rename in the same directory, which the owner can undo with C(mv). A run may be killed at any
@@ -66,10 +66,6 @@ options:
     type: list
     elements: str
     default: [root]
-  note_use:
-    description: Put hooks into private environments that note their use.
-    type: bool
-    default: true
   cache_unused_days:
     description:
       - How long a package in a cache must not have been unpacked, or linked into an environment or out of one, to be
@@ -281,7 +277,6 @@ ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
     "notice_days": {"type": "float", "default": 14},
     "grace_days": {"type": "float", "default": 30},
     "exempt_users": {"type": "list", "elements": "str", "default": ["root"]},
-    "note_use": {"type": "bool", "default": True},
     "cache_unused_days": {"type": "float", "default": 0},
     "home_caches": {"type": "list", "elements": "str", "default": [".conda/pkgs"]},
     "pkgs_dir": {"type": "path", "default": ""},
@@ -312,7 +307,6 @@ def _settings(params: dict[str, t.Any]) -> cleaning.Settings:
             frozenset(params["exempt_users"]),
         ),
         state_dir=params["state_dir"],
-        note_use=params["note_use"],
         cache_unused_days=params["cache_unused_days"],
         home_caches=tuple(params["home_caches"]),
         pkgs_dir=params["pkgs_dir"],

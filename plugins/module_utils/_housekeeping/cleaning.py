@@ -21,12 +21,14 @@ from .._conda.files import exclusive
 from .._conda.footprint import measure
 from .._conda.inventory import Account, Found, Prefix, Search
 from .._conda.usage import Elsewhere, in_use
+from .._conda.use_notes import Notes
 from . import caches, hooks, messages, ownership, policy
 from .journal import Clock, Journal, Mark, Moved
 from .policy import Decision, Facts, Policy
 
 _MOVED = re.compile(r"\.(?P<name>.+)\.unused-\d{8}T\d{6}Z(?P<removing>\.removing)?", re.DOTALL)
 _REMOVING = ".removing"
+Witnesses = tuple[t.Optional[float], Notes]  #: see inventory.witnesses()
 _NOWHERE = f"/{os.urandom(16).hex()}"  # no process knows this path
 
 
@@ -38,7 +40,6 @@ class Settings:
     accounts: tuple[Account, ...]
     policy: Policy
     state_dir: str
-    note_use: bool = True
     cache_unused_days: float = 0  #: 0: caches stay as they are
     home_caches: tuple[str, ...] = (".conda/pkgs",)  #: relative to each home
     pkgs_dir: str = ""  #: the package cache of shared environments
@@ -67,6 +68,7 @@ class Item:
     decision: Decision
     aliases: tuple[str, ...] = ()
     noted: bool = True  #: are all hooks there?
+    witnesses: Witnesses = (None, Notes())  #: as they were at the look
 
     @property
     def is_whole(self) -> bool:
@@ -243,11 +245,24 @@ class _Run:
         returned = self._journal.returned.get(path)
         if returned and not using:
             last_use = max(returned.at, last_use or 0)
-        facts, exclusive_bytes = self._facts(path, account, using, last_use, use.noted_since)
+        # Without all of its hooks, there may have been a use that was not noted.
+        facts, exclusive_bytes = self._facts(path, account, using, last_use, use.noted_since if noted else None)
         warned = self._journal.warned.get(path)
         decision = policy.of_environment(facts, self._settings.policy, warned.at if warned else None, self._now)
         aliases = tuple(alias for alias in found.aliases if alias != path)
-        return Item(path, path, account, prefix, facts, use.evidence, exclusive_bytes, decision, aliases, noted)
+        return Item(
+            path,
+            path,
+            account,
+            prefix,
+            facts,
+            use.evidence,
+            exclusive_bytes,
+            decision,
+            aliases,
+            noted,
+            (changed, notes),
+        )
 
     def _facts(
         self, place: str, account: Account, using: bool, last_use: float | None, since: float | None
@@ -296,6 +311,9 @@ class _Run:
             except OSError:
                 continue
             using = self._uses([place, moved.path] if there == place else [there])
+            _changed, notes = self._witnesses(there)
+            using |= notes.shells
+            moved.at = max(moved.at, min(notes.used or 0, self._now))  # who uses it there needs it
             facts, exclusive_bytes = self._facts(there, account, using, None, None)
             decision = policy.of_set_aside(facts, self._settings.policy, moved.at, self._now)
             if there != place and not using:
@@ -373,7 +391,7 @@ class _Run:
 
     def _is_noteless(self, item: Item) -> bool:
         exempt = item.account.name in self._settings.policy.exempt_users
-        return self._settings.note_use and not (item.noted or item.is_set_aside or exempt)
+        return not (item.noted or item.is_set_aside or exempt)
 
     def _do(self) -> None:
         told = self._result.items
@@ -423,13 +441,10 @@ class _Run:
 
     def _move(self, items: list[Item]) -> list[Item]:
         """Set *items* aside, but for those that somebody has begun to use."""
-        still = in_use({path for item in items for path in item.paths})
-        items = [item for item in items if still.isdisjoint(item.paths)]
+        items = self._unused_still(items)
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._now))
-        before = {}
         for item in items:
             parent, name = os.path.split(item.path)
-            before[item.path] = self._last_start(item.path)
             item.place = os.path.join(parent, f".{name}.unused-{stamp}")
             self._journal.moved[item.place] = Moved(item.path, item.prefix.inode[1], item.prefix.uid, self._now)
         if items:
@@ -438,14 +453,14 @@ class _Run:
             with self._trying(item):
                 self._rename(item, item.path, item.place)
         # Whoever has begun meanwhile gets it back before there is time to miss anything.
-        still = in_use({path for item in items for path in item.paths})
-        for item in items:
-            moved = _number(item.place) == item.prefix.inode[1]
-            if moved and (not still.isdisjoint(item.paths) or self._last_start(item.place) != before[item.path]):
+        moved = [item for item in items if _number(item.place) == item.prefix.inode[1]]
+        unused = self._unused_still(moved)
+        for item in moved:
+            if item not in unused:
                 with self._trying(item):
                     self._rename(item, item.place, item.path)
-                moved = False
-            if moved:
+        for item in items:
+            if _number(item.place) == item.prefix.inode[1]:
                 self._journal.warned.pop(item.path, None)
             elif _number(item.path) == item.prefix.inode[1]:
                 del self._journal.moved[item.place]
@@ -458,13 +473,23 @@ class _Run:
         with ownership.directory(parent) as folder:
             ownership.move(folder, os.path.basename(old), os.path.basename(new), item.prefix.inode[1])
 
+    def _unused_still(self, items: list[Item]) -> list[Item]:
+        """Those of *items* that nobody has used since they were looked at; the others are told."""
+        used = in_use({path for item in items for path in item.paths})
+        unused = []
+        for item in items:
+            if used.isdisjoint(item.paths) and self._witnesses(item.place) == item.witnesses:
+                unused.append(item)
+            else:
+                self._result.problems.append(f"{item.path}: somebody uses it again, so it stays")
+        return unused
+
     @staticmethod
-    def _last_start(path: str) -> tuple[float | None, bool]:
+    def _witnesses(path: str) -> Witnesses:
         with contextlib.suppress(OSError):
             info = os.lstat(path)
-            _changed, notes = inventory.witnesses(Prefix(path, (info.st_dev, info.st_ino), info.st_uid))
-            return notes.used, notes.shells
-        return None, False
+            return inventory.witnesses(Prefix(path, (info.st_dev, info.st_ino), info.st_uid))
+        return None, Notes()
 
     def _remove(self, items: list[Item]) -> None:
         """Remove *items* for good, but for those that somebody has begun to use."""

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.errors import CondaError
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.inventory import Account
-from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.usage import Elsewhere
+from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._conda.usage import Elsewhere, in_use
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._housekeeping import cleaning, report
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._housekeeping.cleaning import Result
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._housekeeping.policy import DAY, Rule
@@ -147,6 +147,37 @@ def test_what_is_used_where_it_was_set_aside_is_not_removed(
     assert steps(home.clean(days=100)) == ["keep"]
     assert tree(place)
     assert not set_aside.exists()
+
+
+def test_what_is_started_where_it_was_set_aside_waits_anew(home: Home, set_aside: Path) -> None:
+    (place,) = home.aside
+    home.clean(days=19)
+    os.utime(place / "conda-meta/envfleet.use/used", (home.now, home.now))
+    assert steps(home.clean(days=19)) == ["wait"]
+    assert steps(home.clean(days=2)) == ["remove"]
+    assert not set_aside.exists()
+
+
+@pytest.mark.parametrize("moment", ["look", "rename"])
+@pytest.mark.parametrize("path", ["history", "envfleet.use/used"])
+def test_what_is_used_for_a_moment_after_the_look_stays(home: Home, path: str, moment: str) -> None:
+    prefix = home.make("old")
+    home.clean()
+    real: Callable[..., Any] = in_use if moment == "look" else os.rename
+    calls = []
+
+    def seen(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        if arguments[0] == "old" or (moment == "look" and len(calls) == 2):
+            os.utime(prefix / "conda-meta" / path)
+        return real(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"{cleaning.__name__}.in_use" if moment == "look" else "os.rename", seen)
+        result = home.clean(days=11)
+    assert result.problems == [f"{prefix}: somebody uses it again, so it stays"]
+    assert prefix.is_dir()
+    assert home.aside == []
 
 
 def test_who_begins_between_the_look_and_the_rename_gets_it_back(home: Home, job: Callable[..., None]) -> None:
@@ -399,6 +430,19 @@ def test_all_goes_back_when_the_clean_up_is_given_up(home: Home, set_aside: Path
     for prefix in (set_aside, other):
         left = [path for path in tree(prefix) if "envfleet" in path]
         assert (prefix.is_dir(), left) == (True, [])
+
+
+def test_what_cannot_be_set_aside_is_told_and_stays(home: Home) -> None:
+    prefix = home.make("old")
+    home.clean()
+    os.chown(home.envs, 0, 0)
+    result = home.clean(days=11)
+    (problem,) = result.problems
+    assert "Permission denied" in problem
+    assert prefix.is_dir()
+    os.chown(home.envs, NOBODY, NOBODY)
+    assert steps(home.clean(days=0)) == ["set_aside"]
+    assert not prefix.exists()
 
 
 def test_the_table_is_plain_text_whatever_paths_are_called(home: Home) -> None:
