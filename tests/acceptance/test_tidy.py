@@ -207,15 +207,18 @@ def test_caches_lose_what_no_environment_needs() -> None:
 @pytest.mark.usefixtures("node")
 def test_another_user_gains_nothing_and_two_runs_do_not_collide() -> None:
     on("id bob >/dev/null 2>&1 || useradd --create-home bob")
-    trap = "mkdir -p .conda/envs; ln -sfn /etc .conda/envs/etc; ln -sfn {0}/recent .conda/envs/recent"
+    trap = "mkdir -p .conda/envs/own/conda-meta; touch .conda/envs/own/conda-meta/history; ln -sfn /etc .conda/envs/etc; ln -sfn {0}/recent .conda/envs/recent"
     lists = r"printf '%s\n' /etc / {0}/recent '' . >.conda/environments.txt"
     on(f"runuser -u bob -- sh -c {shlex.quote(f'cd; {trap}; {lists}'.format(ENVS))}")
     before = on("find /etc -printf '%p %y %m %U:%G %s %l %i %T@\\n' | sort"), on(TREE.format(f"{ENVS}/recent"))
     with ThreadPoolExecutor() as pool:
         runs = [pool.submit(cleanup), pool.submit(cleanup)]
         results = [run.result() for run in runs]
-    assert [changed(output) for output, _report in results] == [0, 0]
-    assert all(one["owner"] == "alice" for _output, report in results for one in report["environments"])
+    # The one that comes first notes the use of the environment that bob has made.
+    assert sorted(changed(output) for output, _report in results) == [0, 1]
+    for _output, report in results:
+        of_bob = [one["prefix"] for one in report["environments"] if one["owner"] == "bob"]
+        assert of_bob == ["/home/bob/.conda/envs/own"]
     after = on("find /etc -printf '%p %y %m %U:%G %s %l %i %T@\\n' | sort"), on(TREE.format(f"{ENVS}/recent"))
     assert after == before
 
