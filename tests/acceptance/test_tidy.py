@@ -207,9 +207,14 @@ def test_caches_lose_what_no_environment_needs() -> None:
 @pytest.mark.usefixtures("node")
 def test_another_user_gains_nothing_and_two_runs_do_not_collide() -> None:
     on("id bob >/dev/null 2>&1 || useradd --create-home bob")
-    trap = "mkdir -p .conda/envs/own/conda-meta; touch .conda/envs/own/conda-meta/history; ln -sfn /etc .conda/envs/etc; ln -sfn {0}/recent .conda/envs/recent"
-    lists = r"printf '%s\n' /etc / {0}/recent '' . >.conda/environments.txt"
-    on(f"runuser -u bob -- sh -c {shlex.quote(f'cd; {trap}; {lists}'.format(ENVS))}")
+    traps = [
+        "mkdir -p .conda/envs/own/conda-meta",
+        "touch .conda/envs/own/conda-meta/history",
+        "ln -sfn /etc .conda/envs/etc",
+        f"ln -sfn {ENVS}/recent .conda/envs/recent",
+        rf"printf '%s\n' /etc / {ENVS}/recent '' . >.conda/environments.txt",
+    ]
+    on(f"runuser -u bob -- sh -euc {shlex.quote('; '.join(['cd', *traps]))}")
     before = on("find /etc -printf '%p %y %m %U:%G %s %l %i %T@\\n' | sort"), on(TREE.format(f"{ENVS}/recent"))
     with ThreadPoolExecutor() as pool:
         runs = [pool.submit(cleanup), pool.submit(cleanup)]
