@@ -339,7 +339,7 @@ def test_who_takes_the_hooks_away_begins_anew(home: Home) -> None:
     prefix = home.make("old")
     (prefix / "lib/python3.10/site-packages/zz-envfleet-use.pth").unlink()
     home.now = time.time()
-    assert home.clean(days=0).actions[0] == f"note the use of {prefix}"
+    assert home.clean(days=0).actions == [f"note the use of {prefix}"]
     assert (prefix / "lib/python3.10/site-packages/zz-envfleet-use.pth").exists()
     assert abs((prefix / "conda-meta/envfleet.use/since").stat().st_mtime - home.now) < 60
     assert steps(home.clean(days=11)) == ["keep"]
