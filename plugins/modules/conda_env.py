@@ -198,7 +198,7 @@ options:
   locking:
     description:
       - How O(environments[].spec) and O(environments[].packages) are solved, with the options that
-        M(envfleet.gpu_cluster.conda_lock) has too.
+        M(envfleet.gpu_cluster.conda_lock) has too, and where the packages of all locks are fetched from.
     type: dict
     version_added: "0.1.0"
     suboptions:
@@ -234,6 +234,13 @@ options:
         type: list
         elements: str
         default: []
+      channel_mirrors:
+        description:
+          - URLs of channels, or of what several are under, each with the URL of a mirror that the packages of locks are
+            fetched from instead. Their hashes are those of the lock.
+          - O(channels) may name a mirror, or what it is a mirror of.
+        type: dict
+        default: {}
   node:
     description:
       - The RV(envfleet.gpu_cluster.node_facts#module:node) of a look. With it, environments are held against the driver
@@ -511,7 +518,7 @@ ENVIRONMENT = {
     "smoke_test_timeout": {"type": "float", "default": 300},
     "keep_generations": {"type": "int", "default": 3},
 }
-#: What decides, besides channels, which packages a spec without a lock means.
+#: What decides, besides channels, which packages a spec without a lock means, and where those of locks come from.
 LOCKING = {
     "platforms": {"type": "list", "elements": "str", "default": []},
     "virtual_packages": {"type": "dict", "default": {}},
@@ -520,6 +527,7 @@ LOCKING = {
     "index_url": {"type": "str", "default": ""},
     "extra_index_urls": {"type": "list", "elements": "str", "default": []},
     "find_links": {"type": "list", "elements": "str", "default": []},
+    "channel_mirrors": {"type": "dict", "default": {}},
 }
 ARGUMENT_SPEC = {
     "environments": {"type": "list", "elements": "dict", "required": True, "options": ENVIRONMENT},

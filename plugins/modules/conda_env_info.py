@@ -148,7 +148,8 @@ environments:
     in_use:
       description:
         - Whether a process of this node, at the moment of the look, runs from the environment, works in it, has mapped
-          a file of it, or has its path in its environment. Use of one that lies inside of another counts for both.
+          a file of it, has its path in its environment, or is a shell that has noted that it activated the
+          environment. Use of one that lies inside of another counts for both.
         - Null where not all processes may be looked at, which is so for all users but root.
         - V(false) says nothing about other nodes that share the file system.
       type: bool
@@ -165,13 +166,22 @@ environments:
         evidence:
           description:
             - V(process) if the environment is in use, so that the time is that of the look.
-            - V(history) if the time is that of C(conda-meta/history), when conda last changed the environment. It was
-              often used later. The owner can set that time at will.
-            - Null where neither is there. A shared environment has no history of use, for nobody but this collection
-              changes it.
+            - V(start) if the time is that of the last start of a Python or activation that was noted, see
+              RV(environments[].noted_since).
+            - V(history) if the time is that of C(conda-meta/history), when conda last changed the environment. Where
+              starts are not noted, it was often used later.
+            - Null where none of them is there. A shared environment has no history of use, for nobody but this
+              collection changes it. The owner of a private one can set these times at will.
           type: str
           returned: always
       sample: {at: "2026-11-20T08:15:00Z", evidence: history}
+    noted_since:
+      description:
+        - Since when the use of a private environment is noted. M(envfleet.gpu_cluster.env_housekeeping) has it noted.
+        - Null where it is not.
+      type: str
+      returned: always
+      sample: "2026-11-01T04:00:00Z"
     package_count:
       description:
         - How many conda packages are in RV(environments[].prefix). What pip has installed is not counted.

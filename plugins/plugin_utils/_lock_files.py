@@ -16,19 +16,23 @@ import typing as t
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
+from ..module_utils._conda.condarc import url_of
 from ..module_utils._conda.convergence import Wanted
-from ..module_utils._conda.errors import CondaError
+from ..module_utils._conda.errors import CondaError, shown
 from ..module_utils._conda.locks import (
     Lock,
     for_platform,
     from_conda_lock,
     from_explicit,
     from_pixi_lock,
+    mirrored,
     require_channels,
+    through_mirrors,
 )
 from ..modules.conda_env import ENVIRONMENT
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_URL = re.compile(r"[a-z]+://[^\s{}]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Activation itself and what keeps a job in its generation depend on these.
 _RESERVED = frozenset(("PATH", "PYTHONHOME", "PYTHONEXECUTABLE"))
@@ -93,9 +97,23 @@ class _Site:
     locking: t.Mapping[str, t.Any]
     solve: str
 
+    @property
+    def mirrors(self) -> dict[str, str]:
+        """URLs of channels, and where they are mirrored.
+
+        :raises CondaError: one is no URL, which would change nothing and say nothing.
+        """
+        mirrors = {str(url): str(mirror) for url, mirror in (self.locking.get("channel_mirrors") or {}).items()}
+        for text in (*mirrors, *mirrors.values()):
+            if not _URL.fullmatch(text):
+                raise CondaError(
+                    f"conda_envs_channel_mirrors: {shown(text)} is no URL (Ansible evaluates no expression in a key)"
+                )
+        return mirrors
+
     def allowed(self) -> list[str]:
-        """The URLs of the channels."""
-        return [channel if "://" in channel else f"{self.alias.rstrip('/')}/{channel}" for channel in self.channels]
+        """The URLs of the channels, as packages have them that come from a mirror."""
+        return [mirrored(url_of(channel, self.alias), self.mirrors) for channel in self.channels]
 
 
 def load_yaml(text: str) -> t.Any:
@@ -160,7 +178,7 @@ def read_environments(
     :param environments: what the variable conda_envs_shared lists.
     :param directory: where relative paths of specs and locks begin.
     :param channels: the channels that packages may come from: URLs, or names under *alias*.
-    :param locking: how specs without a lock are solved.
+    :param locking: how specs without a lock are solved, and which channels have mirrors.
     :param solve: what has no lock yet: "never", to "see" what the lock would be, or to "keep" that.
     :raises CondaError: with the variable and the environment at fault.
     """
@@ -203,6 +221,7 @@ def _read_environment(name: str, environment: t.Mapping[str, t.Any], site: _Site
         raise CondaError("has no lock: name its lock file, or a spec")
     result = {}
     for platform, found in locks.items():
+        found = through_mirrors(found, site.mirrors)
         require_channels(found, site.allowed(), path, "conda_envs_channels")
         merged = tuple(sorted({**_checked_variables(dict(found.variables)), **variables}.items()))
         result[platform] = dataclasses.replace(found, variables=merged) if merged != found.variables else found

@@ -20,7 +20,7 @@ import stat
 import time
 import typing as t
 
-from . import environments, prefixes
+from . import environments, prefixes, use_notes
 from .errors import CondaError
 from .footprint import Footprint, Inode, inode_of, measure
 from .lock_writing import public_url
@@ -65,7 +65,7 @@ def account_of(name: str) -> Account:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Prefix:
+class Prefix:
     """A directory with an environment in it."""
 
     path: str  #: without links
@@ -74,18 +74,19 @@ class _Prefix:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
+class Found:
     """An environment, before anything in it is looked at."""
 
     kind: str
     name: str
-    prefix: _Prefix | None  #: what people get now
+    prefix: Prefix | None  #: what people get now
     aliases: tuple[str, ...] = ()  #: other paths that processes may know it by
-    generations: tuple[_Prefix, ...] = ()
+    generations: tuple[Prefix, ...] = ()
     problems: tuple[Problem, ...] = ()
+    account: Account | None = None  #: whose it is, if it is private
 
     @property
-    def prefixes(self) -> list[_Prefix]:
+    def prefixes(self) -> list[Prefix]:
         """All directories that belong to it, the live one first."""
         return list(dict.fromkeys([*([self.prefix] if self.prefix else []), *self.generations]))
 
@@ -103,13 +104,24 @@ class _Content:
     channels: list[str]
     changed: float | None  #: when conda last changed the prefix
     problems: list[Problem]
+    notes: use_notes.Notes = dataclasses.field(default_factory=use_notes.Notes)
 
 
-class _Search:
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """The latest use that is known of, and what tells."""
+
+    at: float | None = None
+    evidence: str | None = None  #: process, start, history
+    noted_since: float | None = None  #: from when on each start is noted
+
+
+class Search:
     """Finds each environment once, by whatever path it is met first."""
 
     def __init__(self) -> None:
-        self.found: list[_Found] = []
+        self.found: list[Found] = []
+        self.noted_at_home: dict[str, float] = {}  #: see use_notes.read_home()
         self.left_out: list[dict[str, str]] = []
         self.known: set[Inode] = set()
 
@@ -144,7 +156,7 @@ class _Search:
             self.known.update(ordered)
             if live:
                 self.known.add(live.inode)
-            self.found.append(_Found("shared", name, live, (link,), tuple(ordered.values()), tuple(problems)))
+            self.found.append(Found("shared", name, live, (link,), tuple(ordered.values()), tuple(problems)))
 
     def private(self, account: Account) -> None:
         """The environments that are *account*'s own."""
@@ -152,6 +164,7 @@ class _Search:
             if os.stat(account.home).st_uid != account.uid:
                 return  # no home, but some directory that a service account has been given
             listed = self._named(account) + self._registered(account)
+            self._note(account)
         except _NO_FILE:
             return
         except OSError as error:
@@ -166,7 +179,8 @@ class _Search:
             if prefix is None or prefix.uid != account.uid:
                 continue  # a leftover, or somebody else's: it is found where it belongs
             at_home = prefix.path.startswith(os.path.join(os.path.realpath(account.home), ""))
-            self._add("private" if account.uid or at_home else "other", path, prefix)
+            private = account.uid != 0 or at_home
+            self._add("private" if private else "other", path, prefix, account if private else None)
 
     def other(self, path: str) -> None:
         """An environment that somebody asked for."""
@@ -180,10 +194,26 @@ class _Search:
         else:
             self._add("other", path, prefix)
 
-    def _add(self, kind: str, path: str, prefix: _Prefix) -> None:
+    def _add(self, kind: str, path: str, prefix: Prefix, account: Account | None = None) -> None:
         if prefix.inode not in self.known:
             self.known.add(prefix.inode)
-            self.found.append(_Found(kind, os.path.basename(os.path.normpath(path)), prefix, (path,)))
+            self.found.append(Found(kind, os.path.basename(os.path.normpath(path)), prefix, (path,), account=account))
+
+    def _note(self, account: Account) -> None:
+        """When *account* used environments of others."""
+        with contextlib.suppress(OSError), _opened(os.path.join(account.home, ".conda"), os.O_DIRECTORY) as folder:
+            if os.fstat(folder).st_uid == account.uid:
+                for name, at in use_notes.read_home(folder, account.uid).items():
+                    self.noted_at_home[name] = max(at, self.noted_at_home.get(name, at))
+
+    def use(self, found: Found, in_use: bool | None, changed: float | None, notes: use_notes.Notes) -> Use:
+        """The latest use of an environment: of several witnesses, the last one counts."""
+        if in_use:
+            return Use(time.time(), "process", notes.since)
+        at_home = self.noted_at_home.get(use_notes.home_name(found.prefix.path)) if found.prefix else None
+        witnesses = [(changed, "history"), (notes.used, "start"), (at_home, "start")]
+        at, evidence = max(((at, name) for at, name in witnesses if at is not None), default=(None, None))
+        return Use(at, evidence, notes.since)
 
     def _leave_out(self, path: str, reason: Exception, user: str = "") -> None:
         text = reason.strerror if isinstance(reason, OSError) else None
@@ -225,13 +255,13 @@ def look(
 
     Each prefix is walked over once, all processes are looked at once, and each file on disk is counted once.
     """
-    search = _Search()
+    search = Search()
     search.shared(layout)
     for account in dict.fromkeys(accounts):
         search.private(account)
     for path in paths:
         search.other(path)
-    report = _Report(search.found, search.known, list_packages)
+    report = _Report(search, list_packages)
     described = [report.of(found) for found in search.found]
     return {"environments": [one for one in described if one], "left_out": search.left_out}
 
@@ -239,15 +269,16 @@ def look(
 class _Report:
     """Tells of environments, one after the other, without counting a file twice."""
 
-    def __init__(self, found: t.Iterable[_Found], known: t.AbstractSet[Inode], list_packages: bool) -> None:
-        self._known = known
+    def __init__(self, search: Search, list_packages: bool) -> None:
+        self._search = search
+        self._known = search.known
         self._list_packages = list_packages
         self._counted: set[Inode] = set()
         self._owners: dict[int, str] = {}
         self._nowhere = f"/{os.urandom(16).hex()}"  # no process knows this path
-        self._used = in_use({self._nowhere}.union(*(environment.paths for environment in found)))
+        self._used = in_use({self._nowhere}.union(*(environment.paths for environment in search.found)))
 
-    def of(self, found: _Found) -> dict[str, t.Any] | None:
+    def of(self, found: Found) -> dict[str, t.Any] | None:
         """One environment as it is returned, or None where it has vanished."""
         live = found.prefix
         content = _Content([], [], None, [])
@@ -267,7 +298,9 @@ class _Report:
         for prefix, footprint in footprints.items():
             sizes[prefix] = footprint.size(self._counted)
             self._counted.update(footprint.linked)
-        using = self._in_use(found.paths)
+        using = content.notes.shells or self._in_use(found.paths)
+        use = self._search.use(found, using, content.changed if found.kind != "shared" else None, content.notes)
+        at = _utc(use.at) if use.at is not None else None
         return {
             "name": found.name,
             "kind": found.kind,
@@ -275,7 +308,8 @@ class _Report:
             "owner": self._owner(live.uid) if live else None,
             "generations": [self._generation(prefix, prefix == live, sizes[prefix]) for prefix in found.generations],
             "in_use": using,
-            "last_used": _last_used(using, content.changed if found.kind != "shared" else None),
+            "last_used": {"at": at, "evidence": use.evidence if at else None},
+            "noted_since": _utc(use.noted_since) if use.noted_since is not None else None,
             "package_count": len(content.packages),
             **({"packages": content.packages} if self._list_packages else {}),
             "channels": content.channels,
@@ -283,7 +317,7 @@ class _Report:
             "problems": [problem.as_dict() for problem in problems],
         }
 
-    def _generation(self, prefix: _Prefix, live: bool, size: dict[str, int]) -> dict[str, t.Any]:
+    def _generation(self, prefix: Prefix, live: bool, size: dict[str, int]) -> dict[str, t.Any]:
         manifest = prefixes.read_manifest(prefix.path)
         return {
             "prefix": prefix.path,
@@ -310,14 +344,6 @@ class _Report:
         return self._owners[uid]
 
 
-def _last_used(using: bool | None, changed: float | None) -> dict[str, str | None]:
-    """The latest time at which somebody is known to have used an environment, and what tells."""
-    if using:
-        return {"at": _utc(time.time()), "evidence": "process"}
-    at = _utc(changed) if changed is not None else None
-    return {"at": at, "evidence": "history" if at else None}
-
-
 def _utc(seconds: float) -> str | None:
     try:
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
@@ -325,17 +351,17 @@ def _utc(seconds: float) -> str | None:
         return None  # a user may give a file any time
 
 
-def _directory(path: str) -> _Prefix | None:
+def _directory(path: str) -> Prefix | None:
     """The directory that *path* leads to, if it does."""
     real = os.path.realpath(path)
     try:
         info = os.lstat(real)
     except _NO_FILE:
         return None
-    return _Prefix(real, inode_of(info), info.st_uid) if stat.S_ISDIR(info.st_mode) else None
+    return Prefix(real, inode_of(info), info.st_uid) if stat.S_ISDIR(info.st_mode) else None
 
 
-def _environment(path: str) -> _Prefix | None:
+def _environment(path: str) -> Prefix | None:
     """The environment that *path* leads to, if it does."""
     prefix = _directory(path)
     with contextlib.suppress(*_NO_FILE):
@@ -344,20 +370,19 @@ def _environment(path: str) -> _Prefix | None:
     return None
 
 
-def _read_content(prefix: _Prefix) -> _Content:
+def _read_content(prefix: Prefix) -> _Content:
     """What the records of *prefix* say: each is read once.
 
     :raises OSError: it is there no more.
     """
     packages, channels, problems, changed = [], set(), [], None
+    notes = use_notes.Notes()
     no_link = os.O_DIRECTORY | os.O_NOFOLLOW
     try:
         with _opened(prefix.path, no_link) as top, _opened("conda-meta", no_link, top) as folder:
             if inode_of(os.fstat(top)) != prefix.inode:
                 raise FileNotFoundError(prefix.path)  # another one has taken its place
-            with contextlib.suppress(FileNotFoundError):
-                history = os.stat("history", dir_fd=folder, follow_symlinks=False)
-                changed = history.st_mtime if stat.S_ISREG(history.st_mode) else None
+            notes, changed = use_notes.read(folder), _changed(folder)
             for name in sorted(name for name in os.listdir(folder) if name.endswith(".json")):
                 try:
                     package = _read_package(name, folder)
@@ -372,7 +397,27 @@ def _read_content(prefix: _Prefix) -> _Content:
         raise
     except OSError as error:
         problems.append(Problem("unreadable", "conda-meta", f"is not read: {error.strerror}"))
-    return _Content(packages, sorted(channels), changed, problems)
+    return _Content(packages, sorted(channels), changed, problems, notes)
+
+
+def _changed(folder: int) -> float | None:
+    """When conda last changed the environment whose conda-meta is open as *folder*."""
+    with contextlib.suppress(FileNotFoundError):
+        history = os.stat("history", dir_fd=folder, follow_symlinks=False)
+        return history.st_mtime if stat.S_ISREG(history.st_mode) else None
+    return None
+
+
+def witnesses(prefix: Prefix) -> tuple[float | None, use_notes.Notes]:
+    """When conda last changed the environment at *prefix*, and what its notes say of its use.
+
+    :raises OSError: it cannot be read, or is there no more.
+    """
+    no_link = os.O_DIRECTORY | os.O_NOFOLLOW
+    with _opened(prefix.path, no_link) as top, _opened("conda-meta", no_link, top) as folder:
+        if inode_of(os.fstat(top)) != prefix.inode:
+            raise FileNotFoundError(prefix.path)  # another one has taken its place
+        return _changed(folder), use_notes.read(folder)
 
 
 def _read_package(name: str, folder: int) -> dict[str, str]:

@@ -542,6 +542,21 @@ def _by_platform(content: _Content, stated: set[str], source: str) -> dict[str, 
     return {platform: content.lock(platform, source)}
 
 
+def mirrored(url: str, mirrors: t.Mapping[str, str]) -> str:
+    """Where *url* is to be had: below the mirror of the longest URL in *mirrors* that it is below, or where it is."""
+    for origin in sorted(mirrors, key=len, reverse=True):
+        base = origin.rstrip("/")
+        if f"{url}/".startswith(f"{base}/"):
+            return mirrors[origin].rstrip("/") + url[len(base) :]
+    return url
+
+
+def through_mirrors(lock: Lock, mirrors: t.Mapping[str, str]) -> Lock:
+    """*lock* with the URLs of its packages as *mirrors* have them. It stays the same lock: hashes say what it is."""
+    packages = (dataclasses.replace(package, url=mirrored(package.url, mirrors)) for package in lock.packages)
+    return dataclasses.replace(lock, packages=tuple(packages))
+
+
 def require_channels(lock: Lock, channels: t.Sequence[str], source: str, option: str) -> None:
     """Refuse a lock that takes a package from a channel other than *channels*, which are URLs.
 

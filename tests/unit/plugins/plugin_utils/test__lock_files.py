@@ -240,3 +240,43 @@ def test_an_environment_needs_one_name_and_a_lock(environments: list[Any], messa
     (tmp_path / "env.txt").write_text(EXPLICIT)
     with pytest.raises(CondaError, match=message):
         read(tmp_path, *environments)
+
+
+def through(directory: Path, mirrors: dict[str, str], channel: str = CHANNEL) -> Any:
+    """The URL of the package, and the identity of the lock, where channels have these mirrors."""
+    (directory / "explicit.txt").write_text(EXPLICIT)
+    environments = [{"name": "tools", "lock": "explicit.txt"}]
+    alias = "https://conda.example.org/"
+    locks = read_environments(environments, str(directory), [channel], alias, {"channel_mirrors": mirrors})
+    lock = locks["tools"]["linux-64"]
+    return lock.packages[0].url, lock.identity
+
+
+@pytest.mark.parametrize("below", [CHANNEL, f"{CHANNEL}/", CHANNEL.rpartition("/")[0]])
+def test_packages_come_from_the_mirror_and_the_lock_stays_the_same(tmp_path: Path, below: str) -> None:
+    direct, identity = through(tmp_path, {})
+    mirror = "https://mirror.example.org/conda" + CHANNEL[len(below.rstrip("/")) :]
+    # The site may call the channel by what it is, or by the mirror.
+    for channel in (CHANNEL, mirror):
+        url, same = through(tmp_path, {below: "https://mirror.example.org/conda/"}, channel)
+        assert url == mirror + direct[len(CHANNEL) :]
+        assert same == identity
+
+
+def test_a_mirror_of_another_channel_or_of_one_whose_name_goes_on_is_none(tmp_path: Path) -> None:
+    direct = through(tmp_path, {})
+    assert through(tmp_path, {CHANNEL[:-1]: "https://mirror.example.org/x"}) == direct
+    longest = {CHANNEL.rpartition("/")[0]: "https://short.example.org", CHANNEL: "https://long.example.org/c"}
+    assert through(tmp_path, longest)[0].startswith("https://long.example.org/c/")
+    with pytest.raises(
+        CondaError, match=r"comes from https://m\.example\.org/c, which conda_envs_channels does not allow"
+    ):
+        through(tmp_path, {CHANNEL: "https://m.example.org/c"}, "https://conda.example.org/other")
+
+
+@pytest.mark.parametrize(
+    "mirrors", [{"{{ upstream }}/forge": "https://m.example.org"}, {CHANNEL: "m.example.org/forge"}]
+)
+def test_a_mirror_that_is_no_url_is_told(tmp_path: Path, mirrors: dict[str, str]) -> None:
+    with pytest.raises(CondaError, match=r"conda_envs_channel_mirrors: .* is no URL"):
+        through(tmp_path, mirrors)

@@ -449,3 +449,32 @@ def test_a_file_of_no_sensible_size_is_not_read(sandbox: Path) -> None:
     _huge(prefix / "conda-meta/six-1.0-0.json")
     (found,) = seen(sandbox, paths=(prefix,))["environments"]
     assert found["problems"][0]["detail"] == f"has {1 << 40} bytes, more than {64 << 20}"
+
+
+def test_the_last_witness_of_use_counts(sandbox: Path, home: Path, me: Account) -> None:
+    prefix = make(home / ".conda/envs/mine")
+    notes, elsewhere = prefix / "conda-meta/envfleet.use", home / ".conda/envfleet.use"
+    os.utime(prefix / "conda-meta/history", (0, 86400))
+
+    def told() -> tuple[object, ...]:
+        (found,) = seen(sandbox, me)["environments"]
+        return (*found["last_used"].values(), found["noted_since"])
+
+    assert told() == ("1970-01-02T00:00:00Z", "history", None)
+    notes.mkdir()
+    for name, days in (("since", 1), ("used", 0)):
+        (notes / name).touch()
+        os.utime(notes / name, (0, days * 86400))
+    # Made with the time 0, the note tells of no use.
+    assert told() == ("1970-01-02T00:00:00Z", "history", "1970-01-02T00:00:00Z")
+    os.utime(notes / "used", (0, 2 * 86400))
+    assert told() == ("1970-01-03T00:00:00Z", "start", "1970-01-02T00:00:00Z")
+    elsewhere.mkdir()
+    note = elsewhere / str(prefix).replace("/", "%")
+    note.touch()
+    os.utime(note, (0, 3 * 86400))
+    assert told()[:2] == ("1970-01-04T00:00:00Z", "start")
+    for path in (notes / "used", note):
+        path.unlink()
+        path.symlink_to("/etc/passwd")
+    assert told()[:2] == ("1970-01-02T00:00:00Z", "history")
