@@ -108,7 +108,7 @@ class Repository:
             if not foretold:
                 raise BackupError(f"env_backup_user: this node has no user {user}: run the role env_backup") from None
             user = ""
-        if not os.path.isfile(options["password_file"]) and not foretold:
+        if not os.path.isfile(options["password_file"]):
             raise BackupError(
                 f"env_backup_password_file: there is no file {options['password_file']} on this node: put it there"
             )
