@@ -36,9 +36,9 @@ options:
     type: str
     default: ""
   directory:
-    description: Where environments of users are unpacked and compared, before they get them.
+    description: Where environments of users are unpacked and compared, before they get them. It is for this alone.
     type: path
-    default: /var/lib/envfleet-backup
+    default: /var/lib/envfleet-backup-restore
 extends_documentation_fragment:
   - envfleet.gpu_cluster.backup
   - envfleet.gpu_cluster.layout
@@ -102,7 +102,7 @@ ARGUMENT_SPEC = {
     "path": {"type": "path"},
     "node": {"type": "str", "default": ""},
     "snapshot": {"type": "str", "default": ""},
-    "directory": {"type": "path", "default": "/var/lib/envfleet-backup"},
+    "directory": {"type": "path", "default": "/var/lib/envfleet-backup-restore"},
     **OPTIONS,
     **LAYOUT_OPTIONS,
 }
@@ -126,7 +126,9 @@ def main() -> None:
             )
         else:
             snapshot = restoring.pick(repository, "private", params["path"], params["node"], params["snapshot"])
-            restored = restoring.restore_private(repository, params["directory"], params["path"], snapshot, check_mode)
+            restored = restoring.restore_private(
+                repository, params["directory"], params["path"], snapshot, params["lock_timeout"], check_mode
+            )
     except (CondaError, OSError) as error:
         module.fail_json(msg=str(error))
     told = {"id": snapshot.id, "time": snapshot.time, "node": snapshot.host}

@@ -79,6 +79,8 @@ def _unpack(repository: Repository, snapshot: Snapshot, target: str, owners: boo
     if free < wanted:
         raise FullError(f"{target} has {free >> 20} MiB free, and {snapshot.key} takes {wanted >> 20}: free some space")
     repository.restore(snapshot.id, target)
+    if repository.user and os.geteuid() == 0:
+        os.chown(target, 0, 0)  # from now on, nobody else can change anything there
     manifest = Manifest.read(target + os.path.join(_records_in(snapshot), contents.MANIFEST))
     prefix = target + manifest.prefix
     problems = contents.compare(prefix, manifest, owners)
@@ -180,9 +182,9 @@ def _require_usable(manifest: Manifest, unpacked: str) -> None:
 
 
 def restore_private(
-    repository: Repository, directory: str, path: str, snapshot: Snapshot, check_mode: bool
+    repository: Repository, directory: str, path: str, snapshot: Snapshot, lock_timeout_seconds: float, check_mode: bool
 ) -> Restored:
-    """Bring an environment of a user back to where it was, which must be free."""
+    """Bring an environment of a user back to where it was, which must be free. *directory* is for this alone."""
     if os.path.lexists(path):
         raise BackupError(
             f"path: {path} is there, and what is there is never overwritten: move it away, then run again"
@@ -190,9 +192,10 @@ def restore_private(
     if check_mode:
         return Restored(True, path, snapshot)
     os.umask(0o022)
-    os.makedirs(directory, mode=0o755, exist_ok=True)
-    staging = os.path.join(directory, "restore")
-    with exclusive(f"{staging}.lock", 600, "env_backup_lock_timeout_seconds"):
+    os.makedirs(directory, mode=0o711, exist_ok=True)
+    os.chmod(directory, 0o711)  # its owner goes through it, and nobody can look around
+    staging = os.path.join(directory, "unpacked")
+    with exclusive(os.path.join(directory, ".lock"), lock_timeout_seconds, "env_backup_lock_timeout_seconds"):
         try:
             remove_tree(staging)
             os.mkdir(staging, 0o711)
