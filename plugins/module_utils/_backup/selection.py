@@ -54,7 +54,7 @@ def choose(config: Config) -> tuple[list[Chosen], dict[str, str]]:
             missed[key_of("shared", pattern)] = f"env_backup_shared: this node has no shared environment {pattern}"
     chosen = [Chosen(key_of("shared", name), "shared", name) for name in dict.fromkeys(names)]
     private, left_out = _private(config)
-    missed.update((key_of("private", one["path"]), one["reason"]) for one in left_out)
+    missed.update((key_of("private", one["path"]), f"{one['path']}: {one['reason']}") for one in left_out)
     return chosen + [Chosen(key_of("private", path), "private", path) for path in private], missed
 
 
@@ -65,7 +65,7 @@ def _private(config: Config) -> tuple[list[str], list[dict[str, str]]]:
         try:
             accounts += local if user == _ALL else [inventory.account_of(user)]
         except CondaError:
-            left_out.append({"path": user, "reason": f"env_backup_users: this node has no user {user}"})
+            left_out.append({"path": user, "reason": "env_backup_users: this node has no such user"})
     paths = []
     for pattern in config.paths:
         found = sorted(glob.glob(pattern))
