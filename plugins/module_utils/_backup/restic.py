@@ -29,7 +29,7 @@ _INCOMPLETE = 3  # restic's status where it could not read everything
 # In the order in which they count: the first that is found in what restic says tells what is wrong.
 _SIGNS: tuple[tuple[str, type[BackupError], str], ...] = (
     (r"no space left on device|disk quota exceeded", FullError, "{location} or this node has no room left: {said}"),
-    (r"wrong password or no key found", PasswordError, "{password_file} is not the password of {location}"),
+    (r"wrong password or no key found", PasswordError, "the password in it does not open {location}"),
     (r"already locked", LockedError, "{location} is locked by another node or run: {said}"),
     (
         r"Is there a repository|config file does not exist|unable to open config file: .*(?:no such file|not exist)",
@@ -63,7 +63,7 @@ class Snapshot:
     """What was saved at one time of one environment."""
 
     id: str
-    time: str  #: as restic writes it, to be compared as text
+    time: str  #: UTC, as restic writes it, to be compared as text
     host: str
     tags: tuple[str, ...]
     paths: tuple[str, ...]
@@ -236,7 +236,7 @@ class Repository:
         return [*become, "restic", *place, *cache, *arguments]
 
     def _environment(self) -> dict[str, str]:
-        return {**self.variables, "RESTIC_PROGRESS_FPS": "0"}
+        return {**self.variables, "TZ": "UTC"}  # so that times can be compared as text
 
     def _judged(self, done: Result, command: str) -> Result:
         said = done.stderr.strip()
@@ -250,7 +250,7 @@ class Repository:
             if re.search(sign, said, re.MULTILINE):
                 kind, text = error, form
                 break
-        told = text.format(location=self.location, password_file=self.password_file, said=_short(said))
+        told = text.format(location=self.location, said=_short(said))
         raise kind(f"{_VARIABLES.get(kind, 'env_backup_repository')}: {told}")
 
 

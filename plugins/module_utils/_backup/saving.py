@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import time
 import typing as t
 
 from .._conda import environments
@@ -22,7 +23,8 @@ from .restic import Repository
 from .selection import Chosen, choose, digest_of, owner_of
 
 _ATTEMPTS = 3
-_TORN = "torn.json"  # snapshots of environments that changed meanwhile, which could not be dropped yet
+# Snapshots that must go, for what they have was changed meanwhile, and since when one is made that is not proved yet.
+_UNPROVED = "unproved.json"
 Say = t.Callable[[str], None]
 
 
@@ -48,6 +50,7 @@ def save(config: Config, repository: Repository, outcome: Outcome, say: Say) -> 
     repository.unlock()
     chosen, outcome.failed = choose(config)
     run = _Run(config, repository)
+    run.take_over()
     for one in chosen:
         try:
             outcome.done[one.key] = run.save(one)
@@ -68,7 +71,8 @@ def save(config: Config, repository: Repository, outcome: Outcome, say: Say) -> 
         try:
             step()
         except LockedError as error:  # other nodes are at work: nothing is lost by doing it the next time
-            outcome.warnings.append(f"{what} is left to the next run: {error}")
+            outcome.warnings.append(f"{what}, and what comes after that, is left to the next run: {error}")
+            break  # retention would take a snapshot that is not whole for the newest one
     if outcome.failed:
         raise PartError("; ".join(outcome.failed.values()))
     if not outcome.done:
@@ -85,7 +89,21 @@ class _Run:
         self._config = config
         self._repository = repository
         self._platform = str(system()["platform"])
-        self._torn_file = os.path.join(config.directory, _TORN)
+        self._file = os.path.join(config.directory, _UNPROVED)
+        self._torn: list[str] = []
+
+    def take_over(self) -> None:
+        """Find what a run that was killed has left: a snapshot that nobody has proved is none."""
+        try:
+            with open(self._file, encoding="utf-8") as stream:
+                known = json.load(stream)
+            self._torn, key, since = list(known["torn"]), known["key"], known["since"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if key:
+            left = self._repository.snapshots(self._config.host, key)
+            self._torn += [one.id for one in left if one.time >= since]
+            self._note()
 
     def save(self, chosen: Chosen) -> dict[str, t.Any]:
         """Save one environment: what was saved.
@@ -122,14 +140,17 @@ class _Run:
         )
         manifest.write(os.path.join(folder, contents.MANIFEST))
         self._require_same(prefix, seen)  # what is known to be in vain need not be sent
+        self._note(chosen.key)
         saved = self._repository.backup([prefix, folder], self._config.host, chosen.key)
         try:
             if not saved.complete:
                 raise _Changed("not everything could be read")
             self._require_same(prefix, seen)
         except (_Changed, OSError):
-            self._remember_torn([*self._torn(), saved.id])
+            self._torn.append(saved.id)
             raise
+        finally:
+            self._note()
         write_file(sums_path, json.dumps(seen.sums()), 0o600)
         return {
             "snapshot": saved.id,
@@ -158,24 +179,21 @@ class _Run:
         if changed:
             raise _Changed(f"{changed[0] or prefix} and {len(changed) - 1} more")
 
-    def _torn(self) -> list[str]:
-        try:
-            with open(self._torn_file, encoding="utf-8") as stream:
-                return [str(one) for one in json.load(stream)]
-        except (OSError, ValueError):
-            return []
-
-    def _remember_torn(self, snapshots: t.Sequence[str]) -> None:
-        write_file(self._torn_file, json.dumps(snapshots), 0o600)
+    def _note(self, key: str = "") -> None:
+        """Write down which snapshots must go, and of which environment one is being made, for the case of a kill."""
+        since = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) if key else ""
+        write_file(self._file, json.dumps({"torn": self._torn, "key": key, "since": since}), 0o600)
 
     def drop_torn(self) -> None:
         """Drop the snapshots of environments that changed meanwhile."""
-        torn = self._torn()
-        if torn:
-            there = [one.id for one in self._repository.snapshots(self._config.host) if one.id.startswith(tuple(torn))]
+        if self._torn:
+            there = [
+                one.id for one in self._repository.snapshots(self._config.host) if one.id.startswith(tuple(self._torn))
+            ]
             if there:
                 self._repository.forget(there)
-            self._remember_torn([])
+            self._torn = []
+            self._note()
 
 
 class _Changed(Exception):
