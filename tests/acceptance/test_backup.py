@@ -221,7 +221,7 @@ def test_an_environment_that_changes_is_not_saved_by_halves_and_a_killed_run_is_
         return [one["id"] for one in snapshots() if one["tags"][1] == f"private:{MINE}"]
 
     before = of_mine()
-    on(OLD, f"head -c 100M /dev/urandom >{MINE}/share/large; chown alice: {MINE}/share/large")
+    on(OLD, f"head -c 20M /dev/urandom >{MINE}/share/large; chown alice: {MINE}/share/large")
     on(
         OLD,
         f"systemd-run --quiet --unit=writer --uid=alice sh -c {shlex.quote(WRITER)}",
@@ -232,7 +232,7 @@ def test_an_environment_that_changes_is_not_saved_by_halves_and_a_killed_run_is_
     assert "was changed each time while it was saved" in told["message"]
     assert of_mine() == before
 
-    on(OLD, f"head -c 100M /dev/urandom >{MINE}/share/large")
+    on(OLD, f"head -c 20M /dev/urandom >{MINE}/share/large")
     on(OLD, "systemctl start --no-block envfleet-backup.service")
     on(OLD, f"timeout 60 sh -c \"until pgrep -f '[r]estic.* backup .*{MINE}'; do sleep 0.05; done\"")
     # Another one ends at once, while that one is at work.
@@ -272,7 +272,7 @@ def test_a_new_node_gets_what_a_lost_one_had(saved: dict[str, str]) -> None:
     give_password()
     # On the second one, alice has another number.
     on(NEW, "usermod --uid 2099 alice && groupmod --gid 2099 alice && chgrp -R alice /home/alice")
-    wanted = {
+    wanted: dict[str, Any] = {
         "env_backup_restore_shared": ["tools"],
         "env_backup_restore_private": [MINE],
         "env_backup_restore_node": OLD,

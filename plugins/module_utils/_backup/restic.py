@@ -155,18 +155,14 @@ class Repository:
         """Drop these snapshots. What only they have takes its room until the next prune()."""
         self._run("forget", "--quiet", *snapshots)
 
-    def retain(self, host: str, keep: t.Mapping[str, int]) -> None:
-        """Drop the snapshots of *host* that are not to be kept; *keep* has a number for daily, weekly and so on."""
+    def retain(self, host: str, keep: t.Mapping[str, int], prune: bool) -> None:
+        """Drop the snapshots of *host* that are not to be kept; *keep* has a number for daily, weekly and so on.
+
+        :param prune: and if there were any, give the room free that no snapshot needs any more.
+        """
+        more = ["--prune"] if prune else []
         numbers = [f"--keep-{period}={number}" for period, number in keep.items() if number > 0]
-        self._run("forget", "--quiet", "--host", host, "--tag", TAG, "--group-by", "host,tags", *numbers)
-
-    def prune(self) -> None:
-        """Give room free that no snapshot needs."""
-        self._run("prune", "--quiet")
-
-    def unlock(self) -> None:
-        """Drop locks of runs that were killed: of this node, and of others after half an hour. Nobody else's."""
-        self._run("unlock", "--quiet")
+        self._run("forget", "--quiet", "--host", host, "--tag", TAG, "--group-by", "host,tags", *numbers, *more)
 
     def exists(self) -> bool:
         """Is there a repository that opens with the password?"""
@@ -213,16 +209,21 @@ class Repository:
 
         :raises BackupError: of the kind that tells what is wrong.
         """
-        deadline = time.monotonic() + self.lock_timeout_seconds
+        deadline, pause = time.monotonic() + self.lock_timeout_seconds, 0.0
         while True:
-            done = run(self._command(*arguments), environment=self._environment(), keep_lock=True)
             try:
-                return self._judged(done, arguments[0])
+                return self._once(*arguments)
             except LockedError:
-                pause = random.uniform(1, 10)  # nodes that wait for each other must not meet again and again
                 if time.monotonic() + pause > deadline:
                     raise
-                time.sleep(pause)
+            # Of runs that were killed: on this node, and on others after half an hour. Nobody else's.
+            self._once("unlock", "--quiet")
+            time.sleep(pause)
+            pause = random.uniform(1, 10)  # nodes that wait for each other must not meet again and again
+
+    def _once(self, *arguments: str) -> Result:
+        done = run(self._command(*arguments), environment=self._environment(), keep_lock=True)
+        return self._judged(done, arguments[0])
 
     def _command(self, *arguments: str) -> list[str]:
         become = []

@@ -47,7 +47,6 @@ def save(config: Config, repository: Repository, outcome: Outcome, say: Say) -> 
 
     :raises BackupError: the repository cannot be used, or some environments could not be saved.
     """
-    repository.unlock()
     chosen, outcome.failed = choose(config)
     run = _Run(config, repository)
     run.take_over()
@@ -63,10 +62,8 @@ def save(config: Config, repository: Repository, outcome: Outcome, say: Say) -> 
             outcome.failed[one.key] = f"{one.name}: {error}"
     steps: list[tuple[str, t.Callable[[], None]]] = [
         ("dropping snapshots that are not whole", run.drop_torn),
-        ("retention", lambda: repository.retain(config.host, config.keep)),
+        ("retention", lambda: repository.retain(config.host, config.keep, config.prune)),
     ]
-    if config.prune:
-        steps.append(("giving room free", repository.prune))
     for what, step in steps:
         try:
             step()
