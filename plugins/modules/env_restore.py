@@ -46,7 +46,7 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     support: full
-    details: The repository is asked for the snapshot, and nothing is restored.
+    details: The repository is asked for the snapshot, if the node has restic already, and nothing is restored.
   diff_mode:
     support: none
   idempotent:
@@ -91,6 +91,8 @@ snapshot:
   sample: {id: 7c15f0c8368fd12e, time: "2026-11-29T01:12:00.1Z", node: backup-1}
 """
 
+import shutil
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._backup import restoring
 from ansible_collections.envfleet.gpu_cluster.plugins.module_utils._backup.restic import OPTIONS, Repository
@@ -117,7 +119,10 @@ def main() -> None:
     )
     params, check_mode = module.params, module.check_mode
     try:
-        repository = Repository.of(params)
+        repository = Repository.of(params, foretold=check_mode)
+        if check_mode and shutil.which("restic") is None:
+            # It would be installed before. What the repository has cannot be told yet.
+            module.exit_json(changed=True, prefix=params["path"] or "", snapshot={})
         if params["name"]:
             snapshot = restoring.pick(repository, "shared", params["name"], params["node"], params["snapshot"])
             places = Places(params["envs_dir"], params["generations_dir"])
