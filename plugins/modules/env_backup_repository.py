@@ -11,7 +11,7 @@ version_added: "0.1.0"
 author: The envfleet.gpu_cluster authors (@envfleet)
 description:
   - Makes a repository of restic where there is none, and proves that it opens with the password where there is one.
-  - The directory above a repository on a file system must be there: where only the mount is missing, none is made.
+  - The directory above a repository on a file system must be there. Where only the mount is missing, none is made.
 requirements:
   - restic on the node, 0.14 or newer
 extends_documentation_fragment:
