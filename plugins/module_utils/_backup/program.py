@@ -43,7 +43,7 @@ def main() -> int:
         with _alone(os.path.join(config.directory, f"{verb}.lock")):
             return _run(verb, config)
     except BackupError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return error.code
 
 
@@ -92,7 +92,8 @@ def _run(verb: str, config: Config) -> int:
 
 
 def _say(message: str) -> None:
-    print(message, flush=True)
+    sys.stdout.write(f"{message}\n")
+    sys.stdout.flush()  # so that the journal has the time of it
 
 
 def _tell(verb: str, config: Config, outcome: Outcome, started: float, failure: BackupError | None) -> None:

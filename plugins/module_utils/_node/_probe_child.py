@@ -54,4 +54,4 @@ def program(sources: dict[str, str], function: str) -> None:
     """Call *function*, MODULE.NAME, which reads the command line itself, and end with what it returns."""
     sys.meta_path.insert(0, Sources("probe", sources))
     module, _dot, name = function.rpartition(".")
-    sys.exit(getattr(import_module(f"probe.{module}"), name)())
+    raise SystemExit(getattr(import_module(f"probe.{module}"), name)())
