@@ -97,7 +97,8 @@ def test_a_repository_is_made_only_where_its_file_system_is(tmp_path: Path) -> N
 def test_the_real_one_saves_and_restores(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("x\n")
     (tmp_path / "data").write_text("data")
-    repository = Repository(str(tmp_path / "repository"), str(tmp_path / "password"))
+    path = {"PATH": os.environ["PATH"]}
+    repository = Repository(str(tmp_path / "repository"), str(tmp_path / "password"), variables=path)
     repository.create()
     repository.create()
     saved = repository.backup([str(tmp_path / "data")], "node", "private:/x")
