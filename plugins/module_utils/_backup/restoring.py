@@ -82,6 +82,8 @@ def _unpack(repository: Repository, snapshot: Snapshot, target: str, owners: boo
     if repository.user and os.geteuid() == 0:
         os.chown(target, 0, 0)  # from now on, nobody else can change anything there
     manifest = Manifest.read(target + os.path.join(_records_in(snapshot), contents.MANIFEST))
+    if manifest.key != snapshot.key or manifest.prefix not in snapshot.paths:
+        raise DamagedError(f"env_backup_repository: snapshot {snapshot.id[:8]} has the manifest of {manifest.key}")
     prefix = target + manifest.prefix
     problems = contents.compare(prefix, manifest, owners)
     if problems:
