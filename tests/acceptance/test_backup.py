@@ -50,10 +50,14 @@ for path in pathlib.Path("{REPOSITORY}/data").glob("*/*"):
 """
 # Changes the environment just while restic reads it.
 WRITER = f"while :; do pgrep -f '[r]estic.* backup .*{MINE}' && date +%N >>{MINE}/share/log; sleep 0.05; done"
-# Ends the program and restic at once, in the middle of it. systemd, in a container, would not see when both are gone.
+# Halts the program and restic just when the environment of alice is read, and what ends both then. systemd, in a
+# container, would not see when both are gone.
+HALT = f"""
+timeout 60 sh -c "until pgrep -f '[r]estic.* backup .*{MINE}'; do sleep 0.05; done"
+pkill -STOP -x restic; kill -STOP $(systemctl show -P MainPID envfleet-backup.service)
+"""
 CUT = """
-main=$(systemctl show -P MainPID envfleet-backup.service); kill -STOP $main
-pkill -KILL -x restic; sleep 0.5; kill -KILL $main
+pkill -KILL -x restic; sleep 0.5; kill -KILL $(systemctl show -P MainPID envfleet-backup.service)
 timeout 60 sh -c 'until systemctl is-failed --quiet envfleet-backup.service; do sleep 0.2; done'
 """
 # The repository is on a small file system, which is full.
@@ -234,11 +238,11 @@ def test_an_environment_that_changes_is_not_saved_by_halves_and_a_killed_run_is_
 
     on(OLD, f"head -c 20M /dev/urandom >{MINE}/share/large")
     on(OLD, "systemctl start --no-block envfleet-backup.service")
-    on(OLD, f"timeout 60 sh -c \"until pgrep -f '[r]estic.* backup .*{MINE}'; do sleep 0.05; done\"")
+    on(OLD, HALT)
     # Another one ends at once, while that one is at work.
     second = f"systemd-run --quiet --wait --collect -p User=envfleet-backup {PROGRAM}"
     assert cluster.on_node(second, node=OLD, check=False).returncode == 75
-    on(OLD, CUT, check=False)
+    on(OLD, CUT)
     assert of_mine() == before
     assert start("envfleet-backup")["exit_code"] == 0
     after = of_mine()
