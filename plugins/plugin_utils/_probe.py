@@ -37,6 +37,15 @@ def script(function: str, argument: t.Any) -> bytes:
     return text.encode("utf-8")
 
 
+def program(function: str) -> str:
+    """A program of one file, for a node to keep, that calls *function* and ends with what that returns.
+
+    :param function: as for script(), without arguments.
+    """
+    call = f"program(json.loads(zlib.decompress(base64.b64decode({_packed(function)!r}))), {function!r})"
+    return f"{_CHILD.read_text(encoding='utf-8')}\nimport base64, zlib\n{call}\n"
+
+
 def answer(output: str) -> t.Any:
     """What the function returned, from all that the node printed.
 

@@ -109,8 +109,8 @@ def _key_pair(cache: Cache) -> str:
 
 def _create(podman: Podman, cache: Cache, node: Node, image: str) -> None:
     options = [f"--name={node.container}", f"--hostname={node.name}", "--systemd=always"]
-    # Root of a machine may look at every process, and so may root of a node.
-    options += ["--cap-add=SYS_PTRACE"]
+    # Root of a machine may look at every process and read every file, and so may root of a node.
+    options += ["--cap-add=SYS_PTRACE,DAC_READ_SEARCH"]
     # A node that is told to start anew does so.
     options += ["--restart=always"]
     options += [f"--network={mirror.NETWORK}", f"--network-alias={node.name}", f"--publish=127.0.0.1:{node.port}:22"]

@@ -248,6 +248,18 @@ class Search:
         return [line for line in dict.fromkeys(lines) if os.path.isabs(line) and "\0" not in line]
 
 
+def private_prefixes(
+    accounts: t.Iterable[Account], paths: t.Iterable[str]
+) -> tuple[list[tuple[str, int]], list[dict[str, str]]]:
+    """Path and owner of each environment of *accounts* and at *paths*, unread, and what could not be looked at."""
+    search = _Search()
+    for account in dict.fromkeys(accounts):
+        search.private(account)
+    for path in paths:
+        search.other(path)
+    return [(found.prefix.path, found.prefix.uid) for found in search.found if found.prefix], search.left_out
+
+
 def look(
     layout: environments.Places, accounts: t.Iterable[Account], paths: t.Iterable[str], list_packages: bool
 ) -> dict[str, t.Any]:

@@ -48,3 +48,10 @@ def main(sources: dict[str, str], function: str, argument: Any) -> None:
     module, _dot, name = function.rpartition(".")
     answer = getattr(import_module(f"probe.{module}"), name)(argument)
     sys.stdout.write(f"{MARK}{json.dumps(answer)}\n")
+
+
+def program(sources: dict[str, str], function: str) -> None:
+    """Call *function*, MODULE.NAME, which reads the command line itself, and end with what it returns."""
+    sys.meta_path.insert(0, Sources("probe", sources))
+    module, _dot, name = function.rpartition(".")
+    raise SystemExit(getattr(import_module(f"probe.{module}"), name)())
