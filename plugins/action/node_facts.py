@@ -11,6 +11,7 @@ import typing as t
 
 from ansible import constants as C
 from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import filter_loader
 from ansible.utils.display import Display
 
 from ..modules.node_facts import ARGUMENT_SPEC
@@ -18,8 +19,11 @@ from ..plugin_utils._probe import answer, script
 
 _LOOK = "_node.facts.node"
 _PATHS = ("base_prefix", "envs_dir", "generations_dir", "kernels_dir")
-# Read once, here, for all the processes that Ansible starts.
+# Read and loaded once, here, for all the processes that Ansible starts.
 script(_LOOK, {})
+for _name in ("base", "container_toolkit", "driver", "environment", "file", "user"):
+    filter_loader.get(f"envfleet.gpu_cluster.{_name}_findings")
+filter_loader.get("envfleet.gpu_cluster.condarc")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no types

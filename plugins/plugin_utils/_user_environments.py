@@ -30,7 +30,10 @@ MARKER = "# {mark} envfleet.gpu_cluster (role user_environments)"
 #: What a umask takes away, for the shells that know it by symbols: so one that is stricter stays.
 _SYMBOLIC = {"0022": "g-w,o-w", "0027": "g-w,o-rwx", "0077": "g-rwx,o-rwx"}
 _PATH = re.compile(r"(/[A-Za-z0-9._+-]+)+")
-_GUIDE = pathlib.Path(__file__).with_name("_user_guide.md.j2")
+# Compiled once, for all the processes that Ansible starts.
+_GUIDE = jinja2.Environment(
+    undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
+).from_string(pathlib.Path(__file__).with_name("_user_guide.md.j2").read_text(encoding="utf-8"))
 
 
 class SettingsError(ValueError):
@@ -291,14 +294,7 @@ def guide(settings: Settings) -> str:
     """One page for people."""
     private = [path for path in settings.envs_dirs if _is_private(path)]
     caches = [path for path in settings.pkgs_dirs if _is_private(path)]
-    loader = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    return loader.from_string(_GUIDE.read_text(encoding="utf-8")).render(
+    return _GUIDE.render(
         settings=settings,
         profile=PROFILE,
         private=private[0] if private else "~/.conda/envs",
