@@ -42,7 +42,9 @@ def make_channel(directory: Path) -> None:
     """Packages of which each needs up to three others, with some older versions that nobody takes."""
     for number in range(COUNT):
         name = f"package{number}"
-        depends = [f"package{other} >=1.1" for other in {number // 2, number // 3, number // 5} if other < number]
+        depends = [
+            f"package{other} >=1.1" for other in sorted({number // 2, number // 3, number // 5}) if other < number
+        ]
         entries = [
             Entry(f"lib/python3.10/site-packages/{name}/module{part}.py", f"value = {number * part}\n".encode() * 40)
             for part in range(FILES)
@@ -172,7 +174,7 @@ def compare(scratch: Path, rounds: int, end: contextlib.ExitStack) -> None:
         return root
 
     best = {
-        way: min((measured(way, fresh()) for _ in range(rounds)), key=lambda cost: cost.cpu)
+        way: min((measured(way, fresh()) for _round in range(rounds)), key=lambda cost: cost.cpu)
         for way in ("solve", "lock")
     }
     root = fresh()

@@ -252,7 +252,7 @@ def private_prefixes(
     accounts: t.Iterable[Account], paths: t.Iterable[str]
 ) -> tuple[list[tuple[str, int]], list[dict[str, str]]]:
     """Path and owner of each environment of *accounts* and at *paths*, unread, and what could not be looked at."""
-    search = _Search()
+    search = Search()
     for account in dict.fromkeys(accounts):
         search.private(account)
     for path in paths:
