@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--inventory", type=Path, default=ROOT / "inventory/demo/hosts.yml", help="the lab's nodes")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--forks", type=int, default=25)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="envfleet-bench-") as directory:
         place = Path(directory)
@@ -109,7 +110,8 @@ def main() -> None:
             inventory = fleet(place, options.inventory, look, size)
             print(f"\n{size} nodes, {options.forks} forks")
             ping = None
-            for way, (program, *arguments) in WAYS.items():
+            for way in options.ways:
+                program, *arguments = WAYS[way]
                 cost = measured(ansible(program, inventory, *arguments), options.forks)
                 ping = ping or cost
                 each = cost.cpu / size
