@@ -40,6 +40,7 @@ def test_a_probe_sees_what_the_module_sees(node: Node, channel: Channel, python:
         "files": [str(node.link()), "/etc/passwd", '/nowhere/it\'s "here"\\n'],
         "contents": ["/etc/passwd"],
         "usage": True,
+        "user_directories": {"root": "", "users": [], "groups": []},
     }
     done = run(python, _probe.script("_node.facts.node", options))
     assert (done.returncode, done.stderr) == (0, b"")
