@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible.module_utils.parsing.convert_bool import boolean
-
-HostVars = t.Mapping[str, t.Mapping[str, t.Any]]
+from ..plugin_utils._sharing import HostVars, used_by_all
 
 _LOOK = "__env_housekeeping_look"
 _OPTION = "env_housekeeping_shared_homes"
@@ -22,15 +20,12 @@ def environments_in_use(
     """See environments_in_use.yml."""
     if limit:
         return None
-    sharing = [host for host in inventory if boolean(hostvars[host].get(_OPTION, False), strict=False)]
-    found: set[str] = set()
-    for host in {*hosts, *sharing}:
-        look = hostvars[host].get(_LOOK)
-        in_use = look.get("in_use") if isinstance(look, t.Mapping) else None
-        if in_use is None:
-            return None
-        found.update(in_use)
-    return sorted(found)
+    return used_by_all(hostvars, hosts, inventory, _OPTION, _in_use)
+
+
+def _in_use(variables: t.Mapping[str, t.Any]) -> list[str] | None:
+    look = variables.get(_LOOK)
+    return look.get("in_use") if isinstance(look, t.Mapping) else None
 
 
 class FilterModule:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible.module_utils.parsing.convert_bool import boolean
-
-HostVars = t.Mapping[str, t.Mapping[str, t.Any]]
+from ..plugin_utils._sharing import HostVars, used_by_all
 
 #: Where the look at a node may have been registered.
 _LOOKS = ("gpu_cluster_look", "__conda_envs_look")
@@ -33,14 +31,7 @@ def generations_in_use(
     """See generations_in_use.yml."""
     if limit:
         return None
-    sharing = [host for host in inventory if boolean(hostvars[host].get(_OPTION, False), strict=False)]
-    found: set[str] = set()
-    for host in {*hosts, *sharing}:
-        usage = _usage(hostvars[host])
-        if usage is None or usage["in_use"] is None:
-            return None
-        found.update(usage["in_use"])
-    return sorted(found)
+    return used_by_all(hostvars, hosts, inventory, _OPTION, lambda variables: (_usage(variables) or {}).get("in_use"))
 
 
 def _usage(variables: t.Mapping[str, t.Any]) -> t.Mapping[str, t.Any] | None:
