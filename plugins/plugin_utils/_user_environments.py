@@ -141,7 +141,10 @@ def _files(text: str) -> tuple[dict[str, str], ...]:
 
 def hooks(node: t.Mapping[str, t.Any], values: t.Mapping[str, t.Any]) -> list[dict[str, str]]:
     """The start-up files of shells that *node* has, with the block that each must begin with, or none."""
-    settings = Settings.of(values)
+    return _hooks(node, Settings.of(values))
+
+
+def _hooks(node: t.Mapping[str, t.Any], settings: Settings) -> list[dict[str, str]]:
     block = f"[ ! -r {PROFILE} ] || . {PROFILE}" if settings.wanted else ""
     there = (path for path in settings.startup_files if node["files"][path]["state"] == "file")
     return [{"path": path, "block": block} for path in there]
@@ -152,7 +155,7 @@ def findings(node: t.Mapping[str, t.Any], values: t.Mapping[str, t.Any]) -> list
     settings = Settings.of(values)
     found = of_files(node, files(values))
     begin, end = (MARKER.replace("{mark}", mark) for mark in ("BEGIN", "END"))
-    for hook in hooks(node, values):
+    for hook in _hooks(node, settings):
         text = node["files"][hook["path"]].get("content", "")
         wanted = f"{begin}\n{hook['block']}\n{end}\n" if hook["block"] else ""
         if (wanted not in text) if wanted else (begin in text):
